@@ -1,0 +1,68 @@
+"""labkit: see and steer how a small language model chooses its next token.
+
+    import labkit
+    lm = labkit.load("shakespeare-char")
+    print(labkit.generate(lm, "To be", seed=1, max_new_tokens=60).text)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> module it comes from; imported when first used, so that `import labkit` costs next to nothing.
+_PUBLIC = {
+    "load": "language_model",
+    "shipped": "language_model",
+    "LanguageModel": "language_model",
+    "generate": "generation",
+    "stream": "generation",
+    "Generation": "generation",
+    "Step": "generation",
+    "Settings": "settings",
+    "Sampler": "sampling",
+    "SamplingTrace": "sampling",
+    "LabkitError": "errors",
+    "CheckpointError": "errors",
+    "TokenizerError": "errors",
+    "SamplingError": "errors",
+    "ContextError": "errors",
+    "ConfigError": "errors",
+    "views": None,
+    "widgets": None,
+}
+
+if TYPE_CHECKING:
+    from . import views as views
+    from . import widgets as widgets
+    from .errors import CheckpointError as CheckpointError
+    from .errors import ConfigError as ConfigError
+    from .errors import ContextError as ContextError
+    from .errors import LabkitError as LabkitError
+    from .errors import SamplingError as SamplingError
+    from .errors import TokenizerError as TokenizerError
+    from .generation import Generation as Generation
+    from .generation import Step as Step
+    from .generation import generate as generate
+    from .generation import stream as stream
+    from .language_model import LanguageModel as LanguageModel
+    from .language_model import load as load
+    from .language_model import shipped as shipped
+    from .sampling import Sampler as Sampler
+    from .sampling import SamplingTrace as SamplingTrace
+    from .settings import Settings as Settings
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'labkit' has no attribute {name!r}")
+    module = _PUBLIC[name]
+    value = importlib.import_module(f".{module or name}", __name__)
+    if module is not None:
+        value = getattr(value, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*_PUBLIC, "__version__"])

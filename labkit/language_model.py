@@ -1,0 +1,246 @@
+"""load(): a checkpoint of any known format -> LanguageModel, ready to run."""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import checkpoints
+from .checkpoints import Checkpoint, CheckpointFacts
+from .errors import CheckpointError, ConfigError, ContextError, TokenizerError
+from .models import FAMILIES, CausalLM
+from .tokenizers.base import Tokenizer
+from .tokenizers.bpe import GPT2Tokenizer
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A model with what is needed to use it.
+
+    Attributes:
+        model: a CausalLM (nn.Module) in eval mode.
+        config: the family's frozen config.
+        tokenizer: None where the checkpoint has none; then ids work and text does not.
+        checkpoint: family, format, path, dtype, step, losses, sha256 and notes.
+    """
+
+    model: CausalLM
+    config: Any
+    tokenizer: Tokenizer | None
+    checkpoint: CheckpointFacts
+
+    def __repr__(self) -> str:
+        facts = self.checkpoint
+        return f"LanguageModel({facts.family}, {self.n_parameters:,} parameters, context {self.model.block_size})"
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.lm_head.weight.device
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers in the weights; a tied matrix counts once."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @torch.inference_mode()
+    def logits(self, ids: Sequence[int] | Tensor) -> Tensor:
+        """One full forward without cache: ids (T,) -> logits (T, V), float32 on the CPU.
+
+        Raises:
+            ContextError: no ids, or more than the context holds.
+        """
+        ids = self.checked_ids(ids)
+        if len(ids) > self.model.block_size:
+            raise ContextError(
+                f"{len(ids)} tokens, but the context holds {self.model.block_size}; "
+                "shorten them, or use generate, which has a policy for overflow"
+            )
+        return self.model(torch.tensor([ids], device=self.device))[0].float().cpu()
+
+    def checked_ids(self, ids: Sequence[int] | Tensor) -> list[int]:
+        """Ids as a list, none of them outside the vocabulary."""
+        ids = [int(i) for i in (ids.tolist() if isinstance(ids, Tensor) else ids)]
+        if not ids:
+            raise ContextError("no tokens; the prompt must hold at least one")
+        for i in ids:
+            if not 0 <= i < self.vocab_size:
+                raise TokenizerError(f"id {i} is outside the vocabulary 0 … {self.vocab_size - 1}")
+        return ids
+
+    def require_tokenizer(self) -> Tokenizer:
+        """The tokenizer, or an error that says what to do without one."""
+        if self.tokenizer is None:
+            raise TokenizerError(
+                f"{self.checkpoint.path.name} has no tokenizer, so text cannot be used; "
+                "pass ids, or load with tokenizer= or meta="
+            )
+        return self.tokenizer
+
+
+def load(
+    source: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    tokenizer: Tokenizer | str | None = None,
+    meta: str | Path | None = None,
+    revision: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    fast: bool | None = None,
+) -> LanguageModel:
+    """Open a checkpoint.
+
+    Args:
+        source: a checkpoint file or folder, or the name of one under ``checkpoints/`` ("shakespeare-char",
+            "arithmetic/step_000500").
+        device: "auto" is the first of cuda, mps and cpu that runs; a device that is absent becomes the CPU, with a note.
+        dtype: "auto" is float32 on the CPU and the file's own elsewhere.
+        tokenizer: one to use instead of the checkpoint's; "bpe" (or "gpt2") is GPT-2's.
+        meta: a meta file to use instead of the one beside the model.
+        revision: of a model on a hub; this version opens files only.
+        options: what a file cannot reveal, by family (nanochat: softcap 15 or 20).
+        fast: None and False run the plain path; there is no other yet, so True is refused.
+
+    Raises:
+        CheckpointError: what failed, with the numbers, and what to do.
+    """
+    if fast:
+        raise ConfigError("fast=True: this version has the plain path only; leave fast out")
+    if revision is not None or str(source).startswith("hf:"):
+        raise ConfigError("hub models cannot be opened by this version; download the folder and pass its path")
+    path, notes = find(source)
+    if meta is not None and not Path(meta).is_file():
+        raise CheckpointError(f"{meta}: there is no such meta file")
+    try:
+        checkpoint = checkpoints.read(path, Path(meta) if meta else None, options)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+    chosen_device, device_notes = resolve_device(device)
+    if tokenizer is not None:
+        checkpoint = replace(checkpoint, tokenizer=given_tokenizer(tokenizer, checkpoint))
+    facts = replace(checkpoint.facts, notes=(*notes, *checkpoint.facts.notes, *device_notes))
+    model = build(checkpoint, chosen_device, resolve_dtype(dtype, chosen_device, checkpoint))
+    return LanguageModel(model, checkpoint.config, checkpoint.tokenizer, facts)
+
+
+def build(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> CausalLM:
+    """The family's model with the checkpoint's weights, in one dtype, without a second copy in memory."""
+    with torch.device("meta"):
+        model = FAMILIES[checkpoint.facts.family].model(checkpoint.config)
+    weights = {name: w.to(device, dtype) for name, w in checkpoint.weights.items()}
+    model.load_state_dict(weights, strict=True, assign=True)
+    model.tie()
+    return model.to(device).requires_grad_(False).eval()
+
+
+def given_tokenizer(tokenizer: Tokenizer | str, checkpoint: Checkpoint) -> Tokenizer:
+    """A tokenizer that the user asked for; it must fit the embedding."""
+    if tokenizer == "char":
+        if checkpoint.tokenizer is None or type(checkpoint.tokenizer).__name__ != "CharTokenizer":
+            raise CheckpointError(f'{checkpoint.facts.path}: tokenizer="char", but there is no vocab; pass meta=')
+        return checkpoint.tokenizer
+    if isinstance(tokenizer, str):
+        if tokenizer not in ("bpe", "gpt2"):
+            raise ConfigError(f'tokenizer {tokenizer!r} is unknown; "char", "bpe", "gpt2" or a tokenizer object')
+        tokenizer = GPT2Tokenizer(on_special="refuse" if checkpoint.facts.family == "labcore" else "parse")
+    if tokenizer.vocab_size != checkpoint.config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} entries, the embedding of {checkpoint.facts.path.name} "
+            f"{checkpoint.config.vocab_size}; they do not belong together"
+        )
+    return tokenizer
+
+
+def resolve_device(device: str | torch.device) -> tuple[torch.device, tuple[str, ...]]:
+    """The device to use, and a note when it is not the one asked for."""
+    if str(device) == "auto":
+        return next(d for d in map(torch.device, ("cuda", "mps", "cpu")) if runs(d)), ()
+    try:
+        wanted = torch.device(device)
+    except RuntimeError:
+        raise ConfigError(f'device {device!r} is unknown; "auto", "cpu", "cuda", "cuda:1" or "mps"') from None
+    if runs(wanted):
+        return wanted, ()
+    return torch.device("cpu"), (f"{wanted} is not available here; the CPU is used instead.",)
+
+
+def runs(device: torch.device) -> bool:
+    """Whether the device runs one small kernel; being listed is not enough."""
+    if device.type == "cpu":
+        return True
+    try:
+        return bool((torch.ones(2, device=device) + 1).sum().item() == 4)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        return False
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        # Of mixed dtypes the widest; weights in a dtype that cannot be computed in (float8) become float32.
+        widest = max((w.dtype for w in checkpoint.weights.values()), key=lambda d: torch.finfo(d).bits)
+        return torch.float32 if device.type == "cpu" or widest not in DTYPES.values() else widest
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype {dtype!r} is unknown; auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def shipped_folder() -> Path:
+    """The folder ``checkpoints/`` of the repository; LABKIT_CHECKPOINTS names another."""
+    return Path(os.environ.get("LABKIT_CHECKPOINTS") or Path(__file__).parent.parent / "checkpoints")
+
+
+def shipped() -> list[str]:
+    """Names of the checkpoints under ``checkpoints/`` that ``load`` opens."""
+    root = shipped_folder()
+    folders = sorted({found.parent for found in root.rglob("*") if found.suffix in checkpoints.MODEL_SUFFIXES})
+    return [str(folder.relative_to(root)) for folder in folders if folder != root]
+
+
+def find(source: str | Path) -> tuple[Path, tuple[str, ...]]:
+    """A path as it is, or a name under ``checkpoints/``; for a run with several checkpoints its best, with a note."""
+    path = Path(source).expanduser()
+    named = shipped_folder() / path
+    if path.exists() or path.is_absolute() or not named.exists():
+        if not path.exists():
+            raise CheckpointError(f"{source}: there is no such file or folder{suggestion(str(source))}")
+        return path, ()
+    if named.is_dir() and not checkpoints.model_files(named):
+        return best_below(named)
+    return named, ()
+
+
+def best_below(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """Of the checkpoints one level below, the one with the lowest validation loss."""
+    candidates = []
+    for below in sorted(folder.iterdir()):
+        if below.is_dir() and checkpoints.model_files(below):
+            facts = checkpoints.read(below).facts
+            candidates.append((facts.losses.get("val", float("inf")), below))
+    if not candidates:
+        raise CheckpointError(f"{folder}: no checkpoint in or below this folder")
+    loss, best = min(candidates)
+    others = ", ".join(below.name for _, below in candidates if below != best)
+    return best, (f"{best.name} has the lowest validation loss ({loss:.4f}); also there: {others}.",)
+
+
+def suggestion(name: str) -> str:
+    """Near names of shipped checkpoints, or all of them."""
+    names = sorted({part for full in shipped() for part in (full, full.split("/")[0])})
+    near = difflib.get_close_matches(name, names, n=2)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; shipped are {', '.join(names)}" * bool(names)
+
+
+__all__ = ["LanguageModel", "load", "shipped"]

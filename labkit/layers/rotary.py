@@ -1,0 +1,57 @@
+"""Rotary position embedding (Su et al. 2021, RoFormer)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Layout = Literal["interleaved", "half"]
+Rotation = tuple[Tensor, Tensor]
+
+
+class Rotary(nn.Module):
+    """Tables of cos and sin for every position; called once per forward, shared by all layers.
+
+    Angle of pair j at position p: ``direction * p * base ** (-2 j / dim)``. ``direction=-1`` and a bfloat16 table are
+    nanochat's; both change the numbers, so they belong to the checkpoint.
+
+    Args:
+        dim: size of one head; even.
+        n_positions: rows of the tables, positions 0 .. n_positions - 1.
+        base: 10000 in all five reference systems.
+        direction: +1 as in the paper, -1 turns the other way.
+        table_dtype: the tables are rounded to this dtype once, then used in float32.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        n_positions: int,
+        base: float = 10000.0,
+        direction: int = 1,
+        table_dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__()
+        self.n_positions = n_positions
+        # On the CPU whatever the default device is: a model built on "meta" still has real tables.
+        frequencies = base ** -(torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim)  # (D/2,)
+        angles = torch.outer(torch.arange(n_positions, dtype=torch.float32, device="cpu"), frequencies)  # (P, D/2)
+        self.register_buffer("cos", angles.cos().to(table_dtype).float(), persistent=False)
+        self.register_buffer("sin", (direction * angles.sin()).to(table_dtype).float(), persistent=False)
+
+    def forward(self, positions: Tensor) -> Rotation:
+        """positions (B, T) -> cos, sin (B, 1, T, D/2). Position -1 (an empty slot) reads the last row, unused."""
+        return self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)
+
+
+def rotate(x: Tensor, rotation: Rotation, layout: Layout) -> Tensor:
+    """Turn the pairs of ``x`` (B, H, T, D): neighbours (2j, 2j+1), or halves (j, j + D/2)."""
+    cos, sin = (table.to(x.dtype) for table in rotation)
+    if layout == "interleaved":
+        a, b = x.unflatten(-1, (-1, 2)).unbind(-1)  # (B, H, T, D/2) each
+        return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)  # (B, H, T, D)
+    a, b = x.chunk(2, dim=-1)  # (B, H, T, D/2) each
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)  # (B, H, T, D)
