@@ -15,7 +15,7 @@ from .language_model import LanguageModel
 from .models import CausalLM
 from .sampling import Sampler, StepContext
 from .settings import Overflow, Settings
-from .tokenizers.base import Tokenizer, describe_unknown
+from .tokenizers.base import OnSpecial, OnUnknown, Tokenizer, describe_unknown
 from .tokenizers.streaming import TextStream
 
 FinishReason = Literal["length", "stop", "eos", "context", "interrupted"]
@@ -61,7 +61,9 @@ class Generation:
             return ""
         out = TextStream([stop for stop in self.settings.stop if isinstance(stop, str)])
         ids = self.ids
-        ended_by_id = self.finish_reason in ("stop", "eos") and ids and ids[-1] in end_ids(self.settings, self.tokenizer)
+        ended_by_id = (
+            self.finish_reason in ("stop", "eos") and ids and ids[-1] in end_ids(self.settings, self.tokenizer)
+        )
         for token_id in ids[:-1] if ended_by_id else ids:
             out.feed(self.tokenizer.token_bytes(token_id))
         out.finish()
@@ -241,17 +243,22 @@ def generate(
     return run.result()
 
 
-def encode_prompt(lm: LanguageModel, prompt: str | Sequence[int]) -> tuple[list[int], tuple[str, ...]]:
-    """Ids of the prompt, and a note naming the characters that the tokenizer drops by default."""
+def encode_prompt(
+    lm: LanguageModel,
+    prompt: str | Sequence[int],
+    unknown: OnUnknown | None = None,
+    special: OnSpecial | None = None,
+) -> tuple[list[int], tuple[str, ...]]:
+    """Ids of the prompt with the format's BOS in front, and a note naming the characters that were dropped."""
     if not isinstance(prompt, str):
         return lm.checked_ids(prompt), ()
     tokenizer = lm.require_tokenizer()
-    ids = tokenizer.encode(prompt)
+    ids = tokenizer.encode(prompt, unknown, special)
     if tokenizer.bos_id is not None:
         ids = [tokenizer.bos_id, *ids]
     if not ids:
         raise ContextError("the prompt is empty; it must hold at least one token")
-    dropped = tokenizer.unknown_in(prompt) if tokenizer.on_unknown == "drop" else []
+    dropped = tokenizer.unknown_in(prompt) if (unknown or tokenizer.on_unknown) == "drop" else []
     notes = (f"Dropped from the prompt, not in the vocabulary: {describe_unknown(dropped)}.",) if dropped else ()
     return ids, notes
 
@@ -267,7 +274,10 @@ def deterministic_kernels(wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    before, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield

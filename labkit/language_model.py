@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from . import checkpoints
-from .checkpoints import Checkpoint, CheckpointFacts
+from .checkpoints import Checkpoint, CheckpointFacts, hub
 from .errors import CheckpointError, ConfigError, ContextError, TokenizerError
 from .models import FAMILIES, CausalLM
 from .tokenizers.base import Tokenizer
 from .tokenizers.bpe import GPT2Tokenizer
+from .tokenizers.char import CharTokenizer
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -102,13 +103,13 @@ def load(
     """Open a checkpoint.
 
     Args:
-        source: a checkpoint file or folder, or the name of one under ``checkpoints/`` ("shakespeare-char",
-            "arithmetic/step_000500").
-        device: "auto" is the first of cuda, mps and cpu that runs; a device that is absent becomes the CPU, with a note.
+        source: a checkpoint file or folder, "hf:owner/name" on the hub, or the name of one under ``checkpoints/``
+            ("shakespeare-char", "arithmetic/step_000200").
+        device: "auto" is the first of cuda, mps and cpu that runs; an absent one becomes the CPU, with a note.
         dtype: "auto" is float32 on the CPU and the file's own elsewhere.
         tokenizer: one to use instead of the checkpoint's; "bpe" (or "gpt2") is GPT-2's.
         meta: a meta file to use instead of the one beside the model.
-        revision: of a model on a hub; this version opens files only.
+        revision: branch, tag or commit of a hub model.
         options: what a file cannot reveal, by family (nanochat: softcap 15 or 20).
         fast: None and False run the plain path; there is no other yet, so True is refused.
 
@@ -117,9 +118,12 @@ def load(
     """
     if fast:
         raise ConfigError("fast=True: this version has the plain path only; leave fast out")
-    if revision is not None or str(source).startswith("hf:"):
-        raise ConfigError("hub models cannot be opened by this version; download the folder and pass its path")
-    path, notes = find(source)
+    if str(source).startswith(hub.PREFIX):
+        path, notes = hub.fetch(str(source), revision)
+    elif revision is not None:
+        raise ConfigError(f"revision={revision!r}: only a hub model (hf:owner/name) has revisions")
+    else:
+        path, notes = find(source)
     if meta is not None and not Path(meta).is_file():
         raise CheckpointError(f"{meta}: there is no such meta file")
     try:
@@ -146,20 +150,24 @@ def build(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> C
 
 def given_tokenizer(tokenizer: Tokenizer | str, checkpoint: Checkpoint) -> Tokenizer:
     """A tokenizer that the user asked for; it must fit the embedding."""
+    facts, vocab_size = checkpoint.facts, checkpoint.config.vocab_size
     if tokenizer == "char":
-        if checkpoint.tokenizer is None or type(checkpoint.tokenizer).__name__ != "CharTokenizer":
-            raise CheckpointError(f'{checkpoint.facts.path}: tokenizer="char", but there is no vocab; pass meta=')
+        if not isinstance(checkpoint.tokenizer, CharTokenizer):
+            raise CheckpointError(f'{facts.path}: tokenizer="char", but there is no character vocabulary; pass meta=')
         return checkpoint.tokenizer
-    if isinstance(tokenizer, str):
-        if tokenizer not in ("bpe", "gpt2"):
-            raise ConfigError(f'tokenizer {tokenizer!r} is unknown; "char", "bpe", "gpt2" or a tokenizer object')
-        tokenizer = GPT2Tokenizer(on_special="refuse" if checkpoint.facts.family == "labcore" else "parse")
-    if tokenizer.vocab_size != checkpoint.config.vocab_size:
+    if isinstance(tokenizer, str) and tokenizer not in ("bpe", "gpt2"):
+        raise ConfigError(f'tokenizer {tokenizer!r} is unknown; "char", "bpe", "gpt2" or a tokenizer object')
+    given: Tokenizer = (
+        GPT2Tokenizer(on_special="refuse" if facts.family == "labcore" else "parse")
+        if isinstance(tokenizer, str)
+        else tokenizer
+    )
+    if given.vocab_size != vocab_size:
         raise CheckpointError(
-            f"the tokenizer has {tokenizer.vocab_size} entries, the embedding of {checkpoint.facts.path.name} "
-            f"{checkpoint.config.vocab_size}; they do not belong together"
+            f"the tokenizer has {given.vocab_size} entries, the embedding of {facts.path.name} {vocab_size}; "
+            "they do not belong together"
         )
-    return tokenizer
+    return given
 
 
 def resolve_device(device: str | torch.device) -> tuple[torch.device, tuple[str, ...]]:

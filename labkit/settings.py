@@ -108,7 +108,9 @@ class Settings:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be true or false")
         for name, choices in (("overflow", Overflow), ("penalty_scope", PenaltyScope), ("dialect", Dialect)):
             if getattr(self, name) not in get_args(choices):
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(get_args(choices))}")
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(get_args(choices))}"
+                )
         if not all(isinstance(s, str | int) and s != "" and not isinstance(s, bool) for s in stop):
             raise ConfigError(f"stop is {self.stop!r}; it must hold non-empty strings or token ids")
         if self.overflow == "labcore" and not self.use_cache:
@@ -180,7 +182,9 @@ def read_table(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ConfigError(f"{path}: cannot be read as TOML ({error})") from None
     if not isinstance(table, dict):
         raise ConfigError(f"{path}: [generation] must be a table")
-    values = {LABCORE_NAMES.get(name, name): None if v == LABCORE_NULL else v for name, v in table.items()}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        values[LABCORE_NAMES[key] if key in LABCORE_NAMES else key] = None if value == LABCORE_NULL else value
     program = {name: values.pop(name) for name in PROGRAM_KEYS & values.keys()}
     try:
         check_names(values)

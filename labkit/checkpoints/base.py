@@ -95,7 +95,9 @@ def odd_weights(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
     odd = [name for name, w in weights.items() if w.is_floating_point() and not torch.isfinite(w.float().sum())]
     if not odd:
         return ()
-    return (f"{len(odd)} tensors hold NaN or infinity ({', '.join(odd[:3])}{', …' * (len(odd) > 3)}): training diverged, or the file is damaged.",)
+    return (
+        f"{len(odd)} tensors hold NaN or infinity ({', '.join(odd[:3])}{', …' * (len(odd) > 3)}): training diverged, or the file is damaged.",
+    )
 
 
 def meta_model(family: str, config: Any) -> nn.Module:

@@ -101,7 +101,9 @@ def tie(native: dict[str, Tensor], notes: list[str]) -> None:
         native["wte.weight"] = head
     elif head is not None and embedding is not None and not same(head, embedding):
         native["wte.weight"] = head
-        notes.append("lm_head.weight and wte.weight differ although LabCore ties them; lm_head.weight is used for both.")
+        notes.append(
+            "lm_head.weight and wte.weight differ although LabCore ties them; lm_head.weight is used for both."
+        )
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -125,9 +127,7 @@ def read_config(path: Path, model_config: Any, native: Mapping[str, Tensor], not
     return make_config(LabCoreConfig, fields, path)
 
 
-def find_tokenizer(
-    path: Path, meta: Path | None, own: Any, vocab_size: int, notes: list[str]
-) -> Tokenizer | None:
+def find_tokenizer(path: Path, meta: Path | None, own: Any, vocab_size: int, notes: list[str]) -> Tokenizer | None:
     """The meta file's tokenizer, else the checkpoint's own. A meta file given by the user must fit; one that merely
     lies beside the model and does not fit is passed over with a note."""
     if meta is not None:

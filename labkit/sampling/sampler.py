@@ -96,12 +96,12 @@ class Sampler:
         """A sampler with the stages that are named, in labkit's order. Values that mean "off" add no stage."""
         if dialect != "labkit":
             raise ConfigError(f"dialect {dialect!r} is unknown; labkit is the one there is")
-        named = {
+        named: dict[str, Any] = {
+            "repetition_penalty": repetition_penalty,
             "temperature": temperature,
             "top_k": top_k,
             "top_p": top_p,
             "min_p": min_p,
-            "repetition_penalty": repetition_penalty,
         }
         for name, value in named.items():
             if value is not None:
@@ -112,7 +112,8 @@ class Sampler:
             stages.append(RepetitionPenalty(on["repetition_penalty"], penalty_scope or "all"))
         if on.get("temperature", 1.0) != 1.0:
             stages.append(Temperature(on["temperature"]))
-        stages += [stage(on[stage.name]) for stage in (TopK, TopP, MinP) if stage.name in on]
+        filters: tuple[Any, ...] = (TopK, TopP, MinP)
+        stages += [stage(on[stage.name]) for stage in filters if stage.name in on]
         return cls(stages, Greedy() if greedy or temperature == 0 else Gumbel(seed))
 
     def apply(self, logits: Tensor, context: StepContext) -> Tensor:

@@ -18,7 +18,7 @@ GPT2_VOCAB_SIZE = 50257
 @cache
 def gpt2_encoding() -> tiktoken.Encoding:
     """GPT-2's 50,257 tokens. Read at the first encode or decode (about 0.2 s)."""
-    # The first 256 ids are single bytes: the printable ones, then the others, which the merges file writes as U+0100 on.
+    # The first 256 ids are single bytes: the printable ones, then the others, written as U+0100 on in the merges.
     printable = [b for b in range(256) if chr(b).isprintable() and chr(b) != " " and b != 0xAD]
     others = [b for b in range(256) if b not in printable]
     byte_of = {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
@@ -39,8 +39,8 @@ class GPT2Tokenizer:
     """
 
     vocab_size = GPT2_VOCAB_SIZE
-    bos_id = None
-    eos_id = GPT2_VOCAB_SIZE - 1
+    bos_id: int | None = None
+    eos_id: int | None = GPT2_VOCAB_SIZE - 1
     special_ids = {END_OF_TEXT: GPT2_VOCAB_SIZE - 1}
     on_unknown: OnUnknown = "raise"
 

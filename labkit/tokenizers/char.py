@@ -35,15 +35,16 @@ class CharTokenizer:
         if vocab_size is not None and vocab_size < n:
             raise TokenizerError(f"vocab_size {vocab_size} is less than the {n} characters and special tokens")
         self.vocab_size = vocab_size or n
-        self.bos_id = self.special_ids[bos] if bos else None
-        self.eos_id = None
+        self.bos_id: int | None = self.special_ids[bos] if bos else None
+        self.eos_id: int | None = None
         self.on_unknown: OnUnknown = on_unknown
         self.on_special: OnSpecial = "text"
         self._ids = {character: i for i, character in enumerate(self.vocab)}
         self._names = {i: name for name, i in self.special_ids.items()}
 
     def __repr__(self) -> str:
-        return f"CharTokenizer({len(self.vocab)} characters, {len(self.special_ids)} special, vocab_size={self.vocab_size})"
+        counts = f"{len(self.vocab)} characters, {len(self.special_ids)} special"
+        return f"CharTokenizer({counts}, vocab_size={self.vocab_size})"
 
     def encode(self, text: str, unknown: OnUnknown | None = None, special: OnSpecial | None = None) -> list[int]:
         """Ids of the characters. ``unknown="drop"`` leaves out those outside the vocabulary, otherwise they raise."""
@@ -60,7 +61,8 @@ class CharTokenizer:
         for name, token_id in self.special_ids.items():
             if name in text:
                 if special == "refuse":
-                    raise TokenizerError(f'special token {name} in the text at position {text.index(name)}; pass special="text" or "parse"')
+                    where = f"special token {name} in the text at position {text.index(name)}"
+                    raise TokenizerError(f'{where}; pass special="text" to mean the characters, "parse" the token')
                 before, after = text.split(name, 1)
                 return [
                     *self._encode_with_specials(before, unknown, special),

@@ -1,5 +1,6 @@
 """What the shipped checkpoints are trained on: a text file, and arithmetic problems from a generator."""
 
+import hashlib
 import random
 from dataclasses import dataclass
 
@@ -27,8 +28,9 @@ def make_problem(a: int, operator: str, b: int) -> Problem:
 
 
 def is_held_out(a: int, operator: str, b: int) -> bool:
-    """One pair in ten is never trained on. The rule is arithmetic, so it is the same everywhere and for ever."""
-    return (a * 7919 + b * 104729 + (operator == "-") * 31) % 10 == 0
+    """One question in ten is never trained on, by a hash: the same everywhere, and nothing about the digits gives it
+    away (a rule like (a + b) % 10 would keep a whole final digit from the training set)."""
+    return hashlib.sha256(f"{a}{operator}{b}".encode()).digest()[0] < 26
 
 
 def random_problem(rng: random.Random, held_out: bool) -> Problem:

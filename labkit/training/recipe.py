@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .. import checkpoints
 from ..checkpoints import labcore, nanochat
 from ..errors import ConfigError
 from ..files import atomic_write
@@ -86,7 +87,13 @@ def train_on_text(recipe: Mapping[str, Any], text: str, out: Path, device: str, 
 def train_on_arithmetic(recipe: Mapping[str, Any], out: Path, device: str, report: Report) -> None:
     """A nanochat model on generated problems: step_NNNNNN/ folders, each with its tokenizer_config.json."""
     config = NanochatConfig(padded_vocab_size=recipe["model"]["vocab_size"], **recipe["model"])
+    model = Nanochat(config)
     settings = training_settings(recipe)
+    if settings.start_step:
+        started = checkpoints.read(out / f"step_{settings.start_step:06d}")
+        if started.config != config:
+            raise ConfigError(f"{started.facts.path}: its config is not that of the recipe, so it cannot be trained on")
+        model.load_state_dict(dict(started.weights))
     data = {name: value for name, value in recipe["data"].items() if name not in ("kind", "name")}
     rows = arithmetic_rows(block_size=config.sequence_len, **data)
 
@@ -103,4 +110,4 @@ def train_on_arithmetic(recipe: Mapping[str, Any], out: Path, device: str, repor
             folder / "tokenizer_config.json", lambda file: file.write(json.dumps(tokenizer, indent=2).encode())
         )
 
-    train(Nanochat(config).to(device), rows, settings, save, report)
+    train(model.to(device), rows, settings, save, report)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from ..models import CausalLM
 from .data import Rows
@@ -24,6 +25,7 @@ class TrainingSettings:
         weight_decay: on the matrices inside the blocks.
         eval_interval: steps between validation losses.
         save_steps: steps to hand to ``save`` besides the best ones.
+        start_step: steps that the model already has behind it; 0 starts from random weights. ``steps`` counts on.
         save_best: hand over whatever has the lowest validation loss so far.
     """
 
@@ -36,6 +38,7 @@ class TrainingSettings:
     eval_interval: int = 200
     save_steps: tuple[int, ...] = ()
     save_best: bool = True
+    start_step: int = 0
     seed: int = 1337
     bf16: bool = True
 
@@ -49,7 +52,8 @@ def train(model: CausalLM, rows: Rows, settings: TrainingSettings, save: Save, r
     losses, seconds)`` at every evaluation. The caller's random state is left as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        initialise(model)
+        if settings.start_step == 0:
+            initialise(model)
         _train(model, rows, settings, save, report)
 
 
@@ -58,7 +62,7 @@ def _train(model: CausalLM, rows: Rows, settings: TrainingSettings, save: Save, 
     generator = torch.Generator().manual_seed(settings.seed)
     optimizers = make_optimizers(model, settings)
     best, running, started = math.inf, math.nan, time.perf_counter()
-    for step in range(1, settings.steps + 1):
+    for step in tqdm(range(settings.start_step + 1, settings.steps + 1), desc="training", disable=None):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * schedule(step, settings)
@@ -107,9 +111,8 @@ def make_optimizers(model: CausalLM, settings: TrainingSettings) -> list[torch.o
 
 def schedule(step: int, settings: TrainingSettings) -> float:
     """Share of the peak learning rate: linear up, then linear down to zero."""
-    if step <= settings.warmup_steps:
-        return step / settings.warmup_steps
-    return max(0.0, (settings.steps - step) / (settings.steps - settings.warmup_steps))
+    done, steps = step - settings.start_step, settings.steps - settings.start_step
+    return min(done / settings.warmup_steps, (steps - done + 1) / (steps - settings.warmup_steps + 1))
 
 
 @torch.inference_mode()

@@ -1,0 +1,5 @@
+"""``python -m labkit``"""
+
+from .cli import main
+
+main()

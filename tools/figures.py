@@ -1,0 +1,128 @@
+"""Measures the figures that the README promises, and says which are met. Run it by `make figures`.
+
+Every time is a median over several runs after a warm-up, on this machine as it is; close other programs first.
+"""
+
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = ("layers", "models", "cache.py", "tokenizers", "sampling", "generation.py")
+SOURCE = "shakespeare-char"
+
+
+def median(measure: Callable[[], float], runs: int = 5, warm_up: int = 1) -> float:
+    return statistics.median([measure() for _ in range(warm_up + runs)][warm_up:])
+
+
+def in_new_python(code: str) -> float:
+    """The seconds that ``code`` prints in an interpreter of its own."""
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def import_time() -> float:
+    code = "import time, torch; t = time.perf_counter(); import labkit; labkit.load; print(time.perf_counter() - t)"
+    return in_new_python(code)
+
+
+def load_time() -> float:
+    code = f"import labkit, time; labkit.load; t = time.perf_counter(); labkit.load({SOURCE!r}); print(time.perf_counter() - t)"
+    return in_new_python(code)
+
+
+def help_time() -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "labkit", "--help"], capture_output=True, check=True)
+    return time.perf_counter() - start
+
+
+def first_word_time() -> float:
+    """From the shell to the first word after the prompt."""
+    prompt = "To be"
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "labkit", "generate", SOURCE, "--prompt", prompt, "--max-new-tokens", "30"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        text = b""
+        while not re.search(rb"\w+\W", text[len(prompt) :]):
+            byte = process.stdout.read(1)
+            if not byte:
+                break
+            text += byte
+        elapsed = time.perf_counter() - start
+        process.stdout.read()
+    return elapsed
+
+
+def cache_difference() -> tuple[float, bool]:
+    """max |logits with cache - logits without| and whether the ids agree, over 512 new tokens past the context."""
+    import labkit
+
+    lm = labkit.load(SOURCE)
+    runs = [
+        list(labkit.stream(lm, "To be", greedy=True, max_new_tokens=512, use_cache=use_cache))
+        for use_cache in (True, False)
+    ]
+    difference = max(float((a.logits - b.logits).abs().max()) for a, b in zip(*runs, strict=True))
+    return difference, [step.id for step in runs[0]] == [step.id for step in runs[1]]
+
+
+def repaint_time() -> float:
+    """A slider move to the repainted distribution of the selected token, in the kernel."""
+    import labkit
+    from labkit.widgets import GenerationPlayground
+
+    playground = GenerationPlayground(labkit.load(SOURCE), settings=labkit.Settings(max_new_tokens=60))
+    playground.live.value = False
+    playground.run(wait=True)
+    values = iter([0.5, 0.7, 0.9, 1.1, 1.3, 1.5])
+
+    def move() -> float:
+        start = time.perf_counter()
+        playground.temperature.value = next(values)
+        return time.perf_counter() - start
+
+    return median(move)
+
+
+def lines(*places: str) -> int:
+    """Lines of the Python files of the package, or of some of its parts."""
+    found: list[Path] = []
+    for place in places:
+        path = ROOT / "labkit" / place
+        found += [path] if path.is_file() else sorted(path.rglob("*.py"))
+    return sum(len(path.read_text().splitlines()) for path in found)
+
+
+def main() -> int:
+    missed = 0
+
+    def show(name: str, value: str, bound: str, met: bool) -> None:
+        nonlocal missed
+        missed += not met
+        print(f"{'ok    ' if met else 'MISSED'}  {name:<62} {value:>12}  {bound}", flush=True)
+
+    def seconds(name: str, measured: float, most: float) -> None:
+        show(name, f"{measured:.3f} s", f"<= {most} s", measured <= most)
+
+    seconds("import labkit, beyond import torch", median(import_time), 0.25)
+    seconds(f"load {SOURCE}, after import", median(load_time), 0.5)
+    seconds("a slider move to a repainted distribution", repaint_time(), 0.1)
+    seconds("labkit --help", median(help_time), 0.5)
+    seconds(f"labkit generate {SOURCE}: shell to first word", median(first_word_time, runs=3), 3.0)
+    difference, same = cache_difference()
+    show("cached and uncached logits, 512 new tokens", f"{difference:.1e}", "<= 1e-4", difference <= 1e-4)
+    show("cached and uncached greedy ids, 512 new tokens", "equal" if same else "differ", "equal", same)
+    core, package = lines(*CORE), lines("")
+    show("lines of the core", f"{core:,}", "about 3,000", core <= 3000)
+    show("lines of the package", f"{package:,}", "about 9,000", package <= 9000)
+    return min(missed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
