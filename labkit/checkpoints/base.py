@@ -1,12 +1,12 @@
 """What a reader is given and returns, and what all readers check the same way."""
 
 import hashlib
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, ConfigError
 from ..models import FAMILIES
 from ..tokenizers.base import Tokenizer
+from .gguf_file import GGUF_MAGIC, read_gguf
+from .json_file import read_json
 from .safe_pickle import load_torch
+from .tensor_files import INDEX_SUFFIX, load_safetensors, load_shards, looks_like_safetensors
+
+MOST = 1 << 24  # of anything that a config counts; more is damage, and must not reach an allocation
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class CheckpointFacts:
         dtype: of the weights in the file, in words ("float32", or "bfloat16 and float32").
         step, losses: of the training run, where the file tells.
         notes: what was assumed, repaired or looks odd, in sentences.
+        stop_ids: tokens that end generation because the model's own config says so.
+        chat_template: the file's own (Jinja) template for chat, as text.
     """
 
     family: str
@@ -37,6 +44,8 @@ class CheckpointFacts:
     step: int | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] = ()
+    chat_template: str | None = field(default=None, repr=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -68,9 +77,34 @@ class ModelFile:
         self.path = path
 
     @cached_property
+    def kind(self) -> Literal["torch", "safetensors", "shards", "gguf"]:
+        """How the file is built, by its first bytes; a damaged one by its name."""
+        with self.path.open("rb") as file:
+            head = file.read(9)
+        if head.startswith(GGUF_MAGIC) or self.path.suffix == ".gguf":
+            return "gguf"
+        if self.path.name.endswith(INDEX_SUFFIX):
+            return "shards"
+        return "safetensors" if looks_like_safetensors(head) or self.path.suffix == ".safetensors" else "torch"
+
+    @cached_property
     def payload(self) -> Any:
-        """The object in a ``torch.save`` file."""
-        return load_torch(self.path)
+        """The object in a ``torch.save`` file, the tensors by name of safetensors or of shards, or a GGUF."""
+        loaders = {"torch": load_torch, "safetensors": load_safetensors, "shards": load_shards, "gguf": read_gguf}
+        return loaders[self.kind](self.path)
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The ``config.json`` beside the model; empty where there is none, or none that can be read."""
+        return self.beside("config.json") or {}
+
+    def beside(self, name: str) -> dict[str, Any] | None:
+        """A JSON object in a file beside the model; None where there is none, or none that can be read."""
+        try:
+            found = read_json(self.path.with_name(name))
+        except CheckpointError:
+            return None
+        return found if isinstance(found, dict) else None
 
 
 class Reader(Protocol):
@@ -96,30 +130,41 @@ def odd_weights(weights: Mapping[str, Tensor]) -> tuple[str, ...]:
     if not odd:
         return ()
     return (
-        f"{len(odd)} tensors hold NaN or infinity ({', '.join(odd[:3])}{', …' * (len(odd) > 3)}): training diverged, or the file is damaged.",
+        f"{len(odd)} tensor{'s hold' if len(odd) > 1 else ' holds'} NaN or infinity "
+        f"({', '.join(odd[:3])}{', …' * (len(odd) > 3)}): training diverged, or the file is damaged.",
     )
+
+
+def whole_number(value: Any) -> int | None:
+    """A step as files hold it; None for anything else."""
+    return value if type(value) is int else None
+
+
+def finite_loss(value: Any) -> dict[str, float]:
+    """{"val": loss}, or nothing where there is no finite one."""
+    return {"val": float(value)} if isinstance(value, int | float) and math.isfinite(value) else {}
 
 
 def meta_model(family: str, config: Any) -> nn.Module:
     """The family's model without memory for its weights: the shapes that a file must have."""
-    with torch.device("meta"):
-        return FAMILIES[family].model(config)
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file as plain data."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from None
+        with torch.device("meta"):
+            return FAMILIES[family].model(config)
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
+        why = str(error).splitlines()[0]
+        raise CheckpointError(f"a {family} model with the checkpoint's config cannot be laid out ({why})") from None
 
 
 def make_config(cls: type, fields: Mapping[str, Any], where: Path) -> Any:
     """Build a config; what is impossible or of the wrong type is an error that names the file."""
     for name, value in fields.items():
         expected = cls.__dataclass_fields__[name].type  # type: ignore[attr-defined]
-        if expected is int and (type(value) is not int or value < 1):
-            raise CheckpointError(f"{where}: {name} is {value!r}; it must be a whole number from 1")
+        if expected is int and (type(value) is not int or not 1 <= value <= MOST):
+            raise CheckpointError(f"{where}: {name} is {value!r}; it must be a whole number from 1 to {MOST:,}")
+        if expected is float and (type(value) not in (int, float) or not 0 <= value < math.inf):
+            raise CheckpointError(f"{where}: {name} is {value!r}; it must be a number from 0")
+        if expected is bool and type(value) is not bool:
+            raise CheckpointError(f"{where}: {name} is {value!r}; it must be true or false")
     try:
         return cls(**fields)
     except (TypeError, ValueError) as error:

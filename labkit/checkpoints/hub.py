@@ -43,28 +43,28 @@ def fetch(source: str, revision: str | None = None) -> tuple[Path, tuple[str, ..
     from huggingface_hub import hf_hub_download
 
     with explained(source, revision):
-        names, commit = list_files(repo, revision)
+        names = list_files(repo, revision)
         wanted, model, notes = choose(names, inside, source)
-        paths = {name: Path(hf_hub_download(repo, name, revision=commit)) for name in wanted}
+        paths = {name: Path(hf_hub_download(repo, name, revision=revision)) for name in wanted}
     return paths[model].parent if SHARD.fullmatch(model) else paths[model], notes
 
 
-def list_files(repo: str, revision: str | None) -> tuple[list[str], str | None]:
-    """Names of a repository's files, and the commit they belong to; offline, those of the cached snapshot."""
+def list_files(repo: str, revision: str | None) -> list[str]:
+    """Names of a repository's files; offline, those of the cached snapshot."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     from huggingface_hub.utils import httpx
 
     try:
         info = HfApi().model_info(repo, revision=revision)
-        return [sibling.rfilename for sibling in info.siblings or []], info.sha
+        return [sibling.rfilename for sibling in info.siblings or []]
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code < 500:
             raise  # the hub has answered: no such thing, or not for you
     except (OfflineModeIsEnabled, httpx.TransportError, OSError):
         pass  # the hub cannot be asked; perhaps the cache has it
     folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-    return [found.relative_to(folder).as_posix() for found in folder.rglob("*") if found.is_file()], folder.name
+    return [found.relative_to(folder).as_posix() for found in folder.rglob("*") if found.is_file()]
 
 
 def choose(names: Sequence[str], inside: str | None, source: str) -> tuple[list[str], str, tuple[str, ...]]:

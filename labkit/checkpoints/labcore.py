@@ -1,5 +1,6 @@
-"""LabCore's native checkpoint: ``ckpt_last.pt`` / ``ckpt_best.pt`` with ``meta.json`` beside it."""
+"""LabCore's native checkpoint: ``ckpt_last.pt`` / ``ckpt_best.pt`` with ``meta.json`` beside it; and its hub export."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +27,7 @@ from .base import (
     read_json,
     refuse_options,
 )
-from .rename import Table, check_layers, strip_prefixes, to_canonical, to_native
+from .rename import Table, check_layers, tensors_in, tie, to_canonical, to_native
 
 TABLE: Table = {
     "embed.weight": "wte.weight",
@@ -50,23 +51,45 @@ TABLE: Table = {
 
 CONFIG_FIELDS = tuple(LabCoreConfig.__dataclass_fields__)[:9]  # those that LabCore itself writes
 
+HUB_MODEL_TYPE = "labcore_gpt"
 REQUIRED = ("vocab_size", "n_layer", "n_head", "n_embd")
 
 
 def recognises(file: ModelFile) -> bool:
     """A dict with a state dict that has ``wte`` and ``h.0.ln_1`` at its root, or the keys LabCore's trainer writes."""
+    if is_hub_export(file):
+        return True
     payload = file.payload
-    if not isinstance(payload, dict):
+    if not isinstance(payload, dict) or file.kind != "torch":
         return False
     state = payload.get("model_state_dict", payload)
+    if not isinstance(state, Mapping):
+        return False
     names = {name.removeprefix("module.").removeprefix("_orig_mod.") for name in state if isinstance(name, str)}
     return "h.0.ln_1.weight" in names or {"model_config", "trainer_config"} <= payload.keys()
+
+
+def is_hub_export(file: ModelFile) -> bool:
+    return file.kind == "safetensors" and file.config.get("model_type") == HUB_MODEL_TYPE
+
+
+def hub_payload(file: ModelFile) -> dict[str, Any]:
+    """A hub export's three files as a checkpoint; its tokenizer.json is LabCore's own, not the tokenizers library's."""
+    if "block_size" not in file.config:
+        raise CheckpointError(f"{file.path.with_name('config.json')}: lacks block_size")
+    model_config = {name: value for name, value in file.config.items() if name in CONFIG_FIELDS}
+    return {
+        "model_config": model_config,
+        "model_state_dict": file.payload,
+        "tokenizer": file.beside("tokenizer.json"),
+    }
 
 
 def read(file: ModelFile, meta: Path | None, options: Mapping[str, Any]) -> Checkpoint:
     """Read it strictly: every tensor is accounted for, and config, embedding, meta and tokenizer agree."""
     refuse_options("labcore", options, known=())
-    path, payload = file.path, file.payload
+    hub = is_hub_export(file)
+    path, payload = file.path, hub_payload(file) if hub else file.payload
     for key in ("model_config", "model_state_dict"):
         if key not in payload:
             raise CheckpointError(
@@ -74,15 +97,15 @@ def read(file: ModelFile, meta: Path | None, options: Mapping[str, Any]) -> Chec
                 "head count and positions cannot be told from the tensors, so it cannot be loaded"
             )
     notes: list[str] = []
-    native = strip_prefixes(payload["model_state_dict"])
-    tie(native, notes)
+    native = tensors_in(payload["model_state_dict"], str(path))
+    tie(native, "wte.weight", "lm_head.weight", notes)
     config = read_config(path, payload["model_config"], native, notes)
     check_layers(native, "h.", config.n_layer, str(path))
     weights = to_canonical(native, TABLE, meta_model("labcore", config), str(path))
     tokenizer = find_tokenizer(path, meta, payload.get("tokenizer"), config.vocab_size, notes)
     facts = CheckpointFacts(
         family="labcore",
-        format="LabCore checkpoint",
+        format="LabCore hub export" if hub else "LabCore checkpoint",
         path=path,
         dtype=dtype_words(weights),
         step=payload.get("step"),
@@ -92,26 +115,10 @@ def read(file: ModelFile, meta: Path | None, options: Mapping[str, Any]) -> Chec
     return Checkpoint(facts, config, weights, tokenizer)
 
 
-def tie(native: dict[str, Tensor], notes: list[str]) -> None:
-    """LabCore has one matrix under two names; if a file holds two, lm_head is loaded last and wins."""
-    head, embedding = native.get("lm_head.weight"), native.get("wte.weight")
-    if head is None and embedding is not None:
-        native["lm_head.weight"] = embedding
-    elif head is not None and embedding is None:
-        native["wte.weight"] = head
-    elif head is not None and embedding is not None and not same(head, embedding):
-        native["wte.weight"] = head
-        notes.append(
-            "lm_head.weight and wte.weight differ although LabCore ties them; lm_head.weight is used for both."
-        )
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
-
-
 def read_config(path: Path, model_config: Any, native: Mapping[str, Tensor], notes: list[str]) -> LabCoreConfig:
     """The nine fields; what LabCore's own default would fill in is taken from the tensors or noted."""
+    if not isinstance(model_config, dict):
+        raise CheckpointError(f"{path}: model_config is a {type(model_config).__name__}; it must be a dict")
     fields = dict(model_config)
     if missing := [name for name in REQUIRED if name not in fields]:
         raise CheckpointError(f"{path}: model_config lacks {', '.join(missing)}")
@@ -202,3 +209,17 @@ def write(
         "tokenizer": tokenizer,
     }
     atomic_write(path, lambda file: torch.save(payload, file))
+
+
+def write_meta(path: Path, vocab: list[str], dataset: str) -> None:
+    """The meta.json that LabCore's prepare step writes for a text in characters."""
+    meta = {
+        "dataset": dataset,
+        "vocab_size": len(vocab),
+        "tokenizer": {"type": "char", "vocab": vocab},
+        "dtype": "uint16",
+        "output_format": "txt",
+        "train_text_file": "train.txt",
+        "val_text_file": "val.txt",
+    }
+    atomic_write(path, lambda file: file.write(json.dumps(meta, indent=2).encode()))

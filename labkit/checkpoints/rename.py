@@ -1,7 +1,8 @@
 """Tensor names: tables from labkit's canonical names to a format's own, exhaustive in both directions."""
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,18 +47,24 @@ def to_canonical(native: Mapping[str, Tensor], table: Table, model: nn.Module, w
     for canonical, source in names.items():
         if canonical not in expected:
             continue
-        fused = source if isinstance(source, Fused) else Fused([source], [expected[canonical][0]])
+        whole = tuple(expected[canonical])
+        if isinstance(source, Fused):
+            shapes = {name: (size, *whole[1:]) for name, size in zip(source.names, source.sizes, strict=True)}
+        else:
+            shapes = {source: whole}
         parts = []
-        for name, size in zip(fused.names, fused.sizes, strict=True):
-            tensor, shape = left.pop(name, None), (size, *expected[canonical][1:])
+        for name, shape in shapes.items():
+            tensor = left.pop(name, None)
             if tensor is None:
                 missing.append(name)
             elif tuple(tensor.shape) != shape:
                 wrong.append(f"{name} is {tuple(tensor.shape)}, the config asks for {shape}")
+            elif not tensor.is_floating_point():
+                wrong.append(f"{name} holds {str(tensor.dtype).removeprefix('torch.')}, not floating point")
             else:
                 parts.append(tensor)
-        if len(parts) == len(fused.names):
-            weights[canonical] = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if len(parts) == len(shapes):
+            weights[canonical] = joined(parts)
     problems = [
         f"{len(found)} tensor{'s' * (len(found) > 1)} {what} ({', '.join(found[:3])}{', …' * (len(found) > 3)})"
         for what, found in (("missing", missing), ("not understood", sorted(left)), ("of the wrong shape", wrong))
@@ -66,6 +73,14 @@ def to_canonical(native: Mapping[str, Tensor], table: Table, model: nn.Module, w
     if problems:
         raise CheckpointError(f"{where}: {'; '.join(problems)}. The file and its config do not belong together.")
     return weights
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """One after the other along dimension 0; of different dtypes in float32."""
+    if len(parts) == 1:
+        return parts[0]
+    same_dtype = all(part.dtype == parts[0].dtype for part in parts)
+    return torch.cat(list(parts) if same_dtype else [part.float() for part in parts])
 
 
 def to_native(weights: Mapping[str, Tensor], table: Table, n_layer: int) -> dict[str, Tensor]:
@@ -91,8 +106,45 @@ def strip_prefixes(native: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+def tensors_in(state: Any, where: str) -> dict[str, Tensor]:
+    """A state dict without prefixes; whatever in it is no plain tensor is refused by name.
+
+    A tensor whose shape claims more than its storage holds (stride 0) would be gigabytes once it is copied.
+    """
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{where}: a {type(state).__name__} in place of the state dict")
+    odd = [str(name) for name, tensor in state.items() if not isinstance(name, str) or not is_plain(tensor)]
+    if odd:
+        named = ", ".join(odd[:3]) + ", …" * (len(odd) > 3)
+        raise CheckpointError(f"{where}: no plain tensors in the state dict: {named}")
+    return strip_prefixes(state)
+
+
+def is_plain(tensor: Any) -> bool:
+    return (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.layout is torch.strided
+        and not tensor.is_quantized
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    )
+
+
+def tie(native: dict[str, Tensor], embedding: str, head: str, notes: list[str]) -> None:
+    """One matrix under two names: fill in the one that is absent. If a file holds two, the head, loaded last, wins."""
+    if embedding in native and head in native and not same(native[embedding], native[head]):
+        notes.append(f"{head} and {embedding} differ although they should be one matrix; {head} is used for both.")
+    for name, other in ((head, embedding), (embedding, head)):
+        if name in native:
+            native[other] = native[name]
+            return
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
+
+
 def check_layers(native: Mapping[str, Tensor], prefix: str, n_layer: int, where: str) -> None:
     """Compare the config's n_layer with the file's, before a model of that size is laid out."""
-    found = {int(name[len(prefix) :].split(".")[0]) for name in native if name.startswith(prefix)}
-    if found and n_layer > max(found) + 1:
-        raise CheckpointError(f"{where}: the config says {n_layer} layers, the file holds {max(found) + 1}")
+    held = {match[1] for name in native if (match := re.match(re.escape(prefix) + r"(\d+)\.", name))}
+    if n_layer > len(held):
+        raise CheckpointError(f"{where}: the config says {n_layer} layers, the file holds {len(held)}")

@@ -2,7 +2,9 @@
 
 import pickle
 import re
+import threading
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,38 @@ from ..errors import CheckpointError
 ZIP_MAGIC = b"PK\x03\x04"
 
 
+class Record:
+    """What a pickled config object becomes: its attributes (``vars(record)``), and nothing that runs."""
+
+    def __new__(cls, *_: Any) -> "Record":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any):
+        pass
+
+
+class Float8Record(torch.Tensor):
+    """What torchao's float8 optimizer state becomes: codes, scale and block_size, and no operation at all."""
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        raise TypeError(f"an inert record of a float8 tensor does not compute {func}")
+
+
+# Classes that known systems pickle beside their weights -> the inert stand-in built in their place. Nothing else.
+STAND_INS: Mapping[str, type] = {
+    # gpt2seed: the folder's name is part of the module path, unless training was started inside the folder.
+    "generative-pretrained-transformer-2.src.config.model_config.GPT2Config": Record,
+    "src.config.model_config.GPT2Config": Record,
+    # SWA-MLA: the trainer's arguments, and the states of torchao's AdamWFp8.
+    "argparse.Namespace": Record,
+    "torchao.optim.subclass_fp8.OptimStateFp8": Float8Record,
+}
+_one_at_a_time = threading.Lock()  # torch keeps the names that are allowed in a global
+
+
 def load_torch(path: Path) -> Any:
-    """The object in a ``torch.save`` file: tensors, containers, numbers and strings, nothing else.
+    """The object in a ``torch.save`` file: tensors, containers, numbers, strings and inert records, nothing else.
 
     Raises:
         CheckpointError: the file is empty, cut short, damaged (its CRCs are checked), no ``torch.save`` file, or asks
@@ -27,7 +59,9 @@ def load_torch(path: Path) -> Any:
     if head == ZIP_MAGIC:
         check_zip(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        allowed: list[Any] = [(stand_in, name) for name, stand_in in STAND_INS.items()]
+        with _one_at_a_time, torch.serialization.safe_globals(allowed):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: {reason(error)}") from None
     except Exception as error:  # torch.load lets out whatever a malformed file provokes
@@ -60,3 +94,20 @@ def reason(error: pickle.UnpicklingError) -> str:
             "Ask its author for a weights-only or safetensors copy."
         )
     return "no torch.save file, or a pickle with more than data in it; nothing was run"
+
+
+def unwrapped(state: Any, where: str) -> Any:
+    """A state dict with plain tensors in the place of float8 records."""
+    if not isinstance(state, Mapping):
+        return state
+    return {name: plain(value, where) if isinstance(value, Float8Record) else value for name, value in state.items()}
+
+
+def plain(record: Float8Record, where: str) -> torch.Tensor:
+    """codes, times the scale of the block they are in."""
+    parts = vars(record)
+    try:
+        codes, scale = parts["codes"], parts["scale"]
+        return (codes.float().view(-1, parts["block_size"]) * scale.float().view(-1, 1)).view(codes.shape)
+    except (KeyError, AttributeError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{where}: a float8 tensor whose codes and scale do not fit together ({error})") from None

@@ -12,6 +12,7 @@ from ..errors import LabkitError
 COMMANDS = {
     "generate": "Continue a text, token by token.",
     "inspect": "Say what a checkpoint is: family, size, tokenizer, training, and what looks odd.",
+    "convert": "Write a checkpoint anew: as safetensors, for transformers, or weights alone.",
     "train": "Train a small model from a file of configs/training/.",
 }
 

@@ -24,7 +24,14 @@ class AttentionCore(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         """q (B, H, T, D), k and v (B, K, S, D), mask bool (B, 1, T, S) -> z (B, H, T, D)"""
-        grouped = q.shape[1] != k.shape[1]
+        n_head, n_kv_head = q.shape[1], k.shape[1]
+        if n_kv_head == 1 and n_head > 1:
+            # All heads read the same keys: as rows of one product, none has to be copied for each head.
+            q = q.flatten(1, 2).unsqueeze(1)  # (B, 1, H T, D)
+            mask = mask.expand(-1, n_head, -1, -1).flatten(1, 2).unsqueeze(1)  # (B, 1, H T, S)
+            z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)  # (B, 1, H T, D)
+            return z.squeeze(1).unflatten(1, (n_head, -1))  # (B, H, T, D)
+        grouped = n_head != n_kv_head
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale, enable_gqa=grouped)
 
 
@@ -32,9 +39,11 @@ class SelfAttention(nn.Module):
     """Attention with one fused projection; query head h reads key/value head h // (n_head // n_kv_head).
 
     Args:
+        head_dim: size of one head; None: n_embd // n_head.
         bias: on both projections.
         rope_layout: how heads are paired for rotation; None: this layer does not rotate.
         qk_norm: applied to q and k after the rotation (nanochat's order); None: none.
+        value_residual: ``value_residual(x, context)`` is added to the values (B, K, T, D); None: nothing is.
         window: None for full causal attention.
     """
 
@@ -44,20 +53,23 @@ class SelfAttention(nn.Module):
         n_head: int,
         n_kv_head: int,
         *,
+        head_dim: int | None = None,
         bias: bool,
         rope_layout: Layout | None = None,
         qk_norm: nn.Module | None = None,
+        value_residual: nn.Module | None = None,
         window: Window | None = None,
     ):
         super().__init__()
-        self.head_dim = n_embd // n_head
+        self.head_dim = head_dim or n_embd // n_head
         self.sizes = [n_head * self.head_dim, n_kv_head * self.head_dim, n_kv_head * self.head_dim]
         self.rope_layout = rope_layout
         self.window = window
         self.qkv_proj = nn.Linear(n_embd, sum(self.sizes), bias=bias)
         self.qk_norm = qk_norm
+        self.value_residual = value_residual
         self.core = AttentionCore()
-        self.o_proj = nn.Linear(n_embd, n_embd, bias=bias)
+        self.o_proj = nn.Linear(n_head * self.head_dim, n_embd, bias=bias)
 
     def forward(self, x: Tensor, context: AttentionContext, store: Store | None = None) -> Tensor:
         """x (B, T, C) -> what attention adds (B, T, C)"""
@@ -70,6 +82,8 @@ class SelfAttention(nn.Module):
             k = rotate(k, context.rotation, self.rope_layout)
         if self.qk_norm is not None:
             q, k = self.qk_norm(q), self.qk_norm(k)
+        if self.value_residual is not None:
+            v = v + self.value_residual(x, context)
         k_positions = context.positions
         if store is not None:
             k, v, k_positions = store.append(k, v, context.positions)  # (B, K, S, D) twice, (B, S)

@@ -38,12 +38,20 @@ def attend_mask(q_positions: Tensor, k_positions: Tensor, window: Window | None 
 class AttentionContext:
     """What all layers of one forward share: positions, rotation and the masks made so far.
 
+    Attributes:
+        positions: (B, T), -1 for padding.
+        rotation: cos and sin for these positions; None: the family does not rotate.
+        latent_rotations: those of queries and of keys in latent attention.
+        ids: (B, T), for layers that look the tokens up again.
+
     Layers whose stores share their slots (see ``cache.Slots``) hand in the very same k_positions tensor, so a mask is
     made once per kind of layer and not once per layer.
     """
 
-    positions: Tensor  # (B, T)
+    positions: Tensor
     rotation: Rotation | None = None
+    latent_rotations: tuple[Rotation, Rotation] | None = None
+    ids: Tensor | None = None
     _masks: list[tuple[Tensor, Window | None, Tensor]] = field(default_factory=list)
 
     def mask(self, k_positions: Tensor, window: Window | None = None) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 Layout = Literal["interleaved", "half"]
 Rotation = tuple[Tensor, Tensor]
 
+MOST_POSITIONS = 1 << 21  # the tables have a row for each; a file that asks for more is damaged
+
 
 @dataclass(frozen=True)
 class LinearScaling:

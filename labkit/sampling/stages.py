@@ -116,6 +116,8 @@ class TopP:
         check_range(self.name, self.p)
 
     def __call__(self, logits: Tensor, context: StepContext) -> Tensor:
+        if self.p == 1:  # off: rounding must not remove the tail
+            return logits
         ordered, ids = logits.sort(dim=-1, descending=True, stable=True)  # (B, V)
         probabilities = ordered.double().softmax(dim=-1)
         mass_before = probabilities.cumsum(dim=-1) - probabilities

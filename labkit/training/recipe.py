@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import checkpoints
-from ..checkpoints import labcore, nanochat
+from ..checkpoints import Checkpoint, CheckpointFacts, labcore, labkit_format, nanochat
 from ..errors import ConfigError
 from ..files import atomic_write
-from ..models.base import CausalLM
-from ..models.labcore import LabCore, LabCoreConfig
+from ..models import FAMILIES, CausalLM
+from ..models.labcore import LabCore
 from ..models.nanochat import Nanochat, NanochatConfig
+from ..tokenizers.char import CharTokenizer
 from .data import ARITHMETIC_CHARACTERS, BOS, arithmetic_rows, text_rows
 from .trainer import Report, TrainingSettings, train
 
@@ -55,31 +56,24 @@ def training_settings(recipe: Mapping[str, Any]) -> TrainingSettings:
 
 
 def train_on_text(recipe: Mapping[str, Any], text: str, out: Path, device: str, report: Report) -> None:
-    """A LabCore model over the characters of the text: ckpt_last.pt and meta.json."""
+    """A model over the characters of the text: LabCore's ckpt_last.pt and meta.json; other families in labkit's format."""
     vocab = sorted(set(text))
-    model = LabCore(LabCoreConfig(vocab_size=len(vocab), **recipe["model"])).to(device)
+    fields = dict(recipe["model"])
+    family = FAMILIES[fields.pop("family")]
+    model = family.model(family.config(vocab_size=len(vocab), **fields)).to(device)
     settings = training_settings(recipe)
-    tokenizer = {"type": "char", "vocab": vocab}
-    meta = {
-        "dataset": recipe["data"]["name"],
-        "vocab_size": len(vocab),
-        "tokenizer": tokenizer,
-        "dtype": "uint16",
-        "output_format": "txt",
-        "train_text_file": "train.txt",
-        "val_text_file": "val.txt",
-    }
-    atomic_write(out / "meta.json", lambda file: file.write(json.dumps(meta, indent=2).encode()))
 
     def save(model: CausalLM, step: int, losses: dict[str, float]) -> None:
-        labcore.write(
-            out / "ckpt_last.pt",
-            model,
-            step=step,
-            losses=losses,
-            tokenizer=tokenizer,
-            trainer_config=asdict(settings),
-        )
+        if isinstance(model, LabCore):
+            tokenizer = {"type": "char", "vocab": vocab}
+            trainer_config = asdict(settings)
+            labcore.write(
+                out / "ckpt_last.pt", model, step=step, losses=losses, tokenizer=tokenizer, trainer_config=trainer_config
+            )
+            labcore.write_meta(out / "meta.json", vocab, recipe["data"]["name"])
+        else:
+            facts = CheckpointFacts(recipe["model"]["family"], "labkit safetensors", out, "float32", step, losses)
+            labkit_format.write(out, Checkpoint(facts, model.config, model.state_dict(), CharTokenizer(vocab)))
 
     train(model, text_rows(text, vocab, model.block_size), settings, save, report)
 

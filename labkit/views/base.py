@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .colours import THEME
 
-STYLE = f"<style>{THEME}{Path(__file__).with_name('views.css').read_text(encoding='utf-8')}</style>"
+CSS = THEME + Path(__file__).with_name("views.css").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,15 @@ def escape(text: str) -> str:
     return html.escape(text, quote=True)
 
 
+def label(text: str) -> str:
+    """Words of whatever origin as HTML: escaped, and with nothing invisible in them."""
+    return escape(visible(text, spaces=False))
+
+
 def page(body: str, alt: str) -> str:
     """A view's HTML: its style, and its body in an element whose id follows from the content."""
-    return f'{STYLE}<div class="lk" id="{element_id(body)}" role="group" aria-label="{escape(alt)}">{body}</div>'
+    name = f'id="{element_id(body)}" role="group" aria-label="{label(alt)}"'
+    return f'<style>{CSS}</style><div class="lk" {name}>{body}</div>'
 
 
 def element_id(content: str) -> str:
@@ -94,8 +100,6 @@ def percent(probability: float | None) -> str:
 def text_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells in columns; the first row is the head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)

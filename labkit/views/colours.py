@@ -1,7 +1,7 @@
 """The colour scale: ten steps from calm (the page itself) to striking, in the light and in the dark theme.
 
-From pale yellow over green and blue to night blue, as ColorBrewer's YlGnBu: its lightness falls all the way, so it reads
-the same to every kind of colour vision and in grey. In the dark theme it runs the other way, so that in both what is
+From pale yellow over green to blue, as ColorBrewer's YlGnBu: its lightness falls all the way, so it reads the same to
+every kind of colour vision and in grey. In the dark theme it runs the other way, so that in both what is
 surprising stands out from the page.
 """
 
@@ -39,8 +39,9 @@ def ink(background: Colour) -> Colour:
 
 def level_colours(dark: bool) -> list[Colour]:
     """Backgrounds of the levels; level 0 is the page's own."""
-    steps = [0.9 * level / (LEVELS - 1) for level in range(LEVELS)]
-    return [scale(1 - step) if dark else scale(step) for step in steps]
+    # Not to the dark end of the scale: whole words of night blue are tiring to read.
+    steps = [0.74 * level / (LEVELS - 1) for level in range(LEVELS)]
+    return [scale(0.9 - step) if dark else scale(step) for step in steps]
 
 
 def _hex(colour: Colour) -> str:
@@ -54,7 +55,6 @@ def _variables(dark: bool) -> str:
 
 # JupyterLab and nbconvert say which theme is on; VS Code has a class for it.
 DARK = '[data-jp-theme-light="false"] .lk,.vscode-dark .lk'
-THEME = (
-    f".lk{{{_variables(dark=False)}}}{DARK}{{{_variables(dark=True)}}}"
-    + "".join(f".k{i}{{background:var(--k{i});color:var(--i{i})}}" for i in range(1, LEVELS))
+THEME = f".lk{{{_variables(dark=False)}}}{DARK}{{{_variables(dark=True)}}}" + "".join(
+    f".k{i}{{background:var(--k{i});color:var(--i{i})}}" for i in range(1, LEVELS)
 )

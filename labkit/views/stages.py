@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .base import View, escape, page, percent, text_table, visible
+from .base import View, escape, label, page, percent, text_table, visible
 from .tokens import stage_name
 
 # stages: dictionaries with stage, setting (its value as text), kept (how many tokens are left), kept_mass (of the
@@ -31,96 +31,92 @@ def stage_bars(
         caption: what this is the next token of.
     """
     widest = max((p for candidate in candidates for p in candidate["probabilities"]), default=1.0) or 1.0
-    body = "".join(_row(candidate, stages, widest, chosen, in_text) for candidate in candidates)
-    alt = f"{len(candidates)} candidates through {len(stages)} stages, {caption or 'one step'}"
+    body = "".join(_html_row(candidate, stages, widest, chosen, in_text) for candidate in candidates)
+    alt = f"{len(candidates)} candidates through {len(stages)} stages" + f": {caption}" * bool(caption)
     table = (
-        f'<table class="lk-bars"><caption>{escape(caption)}</caption><thead>{_head(stages)}</thead>'
-        f"<tbody>{body}</tbody><tfoot>{_foot(stages, candidates)}</tfoot></table>"
+        f'<table class="lk-bars"><caption>{label(caption)}</caption><thead>{_html_head(stages)}</thead>'
+        f"<tbody>{body}</tbody><tfoot>{_html_foot(stages, candidates)}</tfoot></table>"
     )
     return View(page(table, alt), _text(stages, candidates, chosen, in_text), alt)
 
 
-def _head(stages: Sequence[Stage]) -> str:
-    names = "".join(
-        f"<th>{escape(stage_name(stage['stage']))} <span>{escape(stage.get('setting') or '')}</span>" for stage in stages
-    )
-    flow = "".join(f"<td>{escape(line)}" for line in _flow(stages))
-    return f"<tr><th>{names}<tr class=lk-flow><th>{flow}"
+# what every line says, for the table and for the text alike
 
 
 def _flow(stages: Sequence[Stage]) -> list[str]:
     """What each stage did to the tokens and to the probability mass."""
     lines = [f"{stages[0]['kept']:,} tokens"]
     for before, stage in zip(stages, stages[1:], strict=False):
-        removed = before["kept"] - stage["kept"]
-        lines.append(f"→ −{percent(1 - stage['kept_mass'])} %, {stage['kept']:,} left" if removed else "→ all stay")
+        lost = f"→ {stage['kept']:,} left, lost {percent(max(0.0, 1 - stage['kept_mass']))} %"
+        lines.append(lost if stage["kept"] < before["kept"] else "→ all stay")
     return lines
 
 
-def _row(candidate: Candidate, stages: Sequence[Stage], widest: float, chosen: int, in_text: int | None) -> str:
-    marked = " class=lk-y" if candidate["id"] == chosen else " class=lk-w" if candidate["id"] == in_text else ""
-    cells = []
-    removed = False
-    previous = 0.0
-    for stage, p in zip(stages, candidate["probabilities"], strict=True):
-        if removed:
-            cells.append("<td class=lk-x>·")
-        elif stage["stage"] == candidate["removed_by"]:
-            removed = True
-            cells.append(f"<td class=lk-x><del>{percent(previous)}</del>")
-        else:
-            cells.append(f'<td style="--w:{100 * p / widest:.1f}%">{percent(p)}')
-            previous = p
-    mark = _mark(candidate["id"], chosen, in_text)
-    return f"<tr{marked}><th>{mark}<b>{escape(visible(candidate['piece']))}</b>{''.join(cells)}"
+def _stages_left(candidate: Candidate, stages: Sequence[Stage]) -> int:
+    """How many stages have it still."""
+    names = [stage["stage"] for stage in stages]
+    return len(stages) if candidate["removed_by"] is None else names.index(candidate["removed_by"])
 
 
 def _mark(token_id: int, chosen: int, in_text: int | None) -> str:
     return "▶ " if token_id == chosen else "○ " if token_id == in_text else ""
 
 
-def _foot(stages: Sequence[Stage], candidates: Sequence[Candidate]) -> str:
-    hidden = "".join(f"<td>{line}" for line in _hidden(stages, candidates))
-    entropy = "".join(f"<td>{stage['entropy']:.2f}" for stage in stages)
-    return f"<tr><th>not shown{hidden}<tr><th>entropy, nats{entropy}"
-
-
 def _hidden(stages: Sequence[Stage], candidates: Sequence[Candidate]) -> list[str]:
-    """How many tokens each column leaves out, and how much of the probability they hold."""
+    """How many tokens each column does not show, and how much of the probability they hold."""
     lines = []
-    gone: set[int] = set()
     for i, stage in enumerate(stages):
-        gone |= {candidate["id"] for candidate in candidates if candidate["removed_by"] == stage["stage"]}
-        n = stage["kept"] - len(candidates) + len(gone)
-        mass = 1 - sum(candidate["probabilities"][i] for candidate in candidates)
-        lines.append(f"{n:,}: {percent(max(0.0, round(mass, 6)))} %" if n > 0 else "none")
+        shown = sum(_stages_left(candidate, stages) > i for candidate in candidates)
+        mass = max(0.0, round(1 - sum(candidate["probabilities"][i] for candidate in candidates), 6))
+        lines.append(f"{stage['kept'] - shown:,}: {percent(mass)} %" if stage["kept"] > shown else "none")
     return lines
 
 
-def _text(stages: Sequence[Stage], candidates: Sequence[Candidate], chosen: int, in_text: int | None) -> str:
-    head = ["token", *(f"{stage_name(stage['stage'])} {stage.get('setting') or ''}".strip() for stage in stages)]
-    rows = [
-        [
-            _mark(candidate["id"], chosen, in_text) + visible(candidate["piece"]),
-            *_text_cells(candidate, stages),
-        ]
-        for candidate in candidates
+def _entropy(stages: Sequence[Stage]) -> list[str]:
+    return [f"{stage['entropy']:.2f}" for stage in stages]
+
+
+# as HTML
+
+
+def _html_head(stages: Sequence[Stage]) -> str:
+    names = [
+        f"<th>{label(stage_name(stage['stage']))} <span>{label(stage.get('setting') or '')}</span>" for stage in stages
     ]
-    return text_table(
-        [
-            head,
-            ["", *_flow(stages)],
-            *rows,
-            ["not shown", *_hidden(stages, candidates)],
-            ["entropy, nats", *(f"{stage['entropy']:.2f}" for stage in stages)],
-        ]
-    )
+    return f"<tr><th>{''.join(names)}<tr class=lk-flow><th>{_html_cells(_flow(stages))}"
 
 
-def _text_cells(candidate: Candidate, stages: Sequence[Stage]) -> list[str]:
-    cells = []
-    for stage, p in zip(stages, candidate["probabilities"], strict=True):
-        if stage["stage"] == candidate["removed_by"]:
-            return [*cells, "removed", *["·"] * (len(stages) - len(cells) - 1)]
-        cells.append(percent(p))
-    return cells
+def _html_row(candidate: Candidate, stages: Sequence[Stage], widest: float, chosen: int, in_text: int | None) -> str:
+    mark = _mark(candidate["id"], chosen, in_text)
+    left, probabilities = _stages_left(candidate, stages), candidate["probabilities"]
+    cells = [f'<td style="--w:{100 * p / widest:.1f}%">{percent(p)}' for p in probabilities[:left]]
+    if left < len(stages):
+        cells += [f"<td class=lk-x><del>{percent(probabilities[left - 1])}</del>"]
+        cells += ["<td class=lk-x>·"] * (len(stages) - left - 1)
+    row = "<tr class=lk-y>" if candidate["id"] == chosen else "<tr>"
+    return f"{row}<th>{mark}<b>{escape(visible(candidate['piece']))}</b>{''.join(cells)}"
+
+
+def _html_foot(stages: Sequence[Stage], candidates: Sequence[Candidate]) -> str:
+    hidden, entropy = _html_cells(_hidden(stages, candidates)), _html_cells(_entropy(stages))
+    return f"<tr><th>not shown{hidden}<tr><th>entropy, nats{entropy}"
+
+
+def _html_cells(lines: Sequence[str]) -> str:
+    return "".join(f"<td>{escape(line)}" for line in lines)
+
+
+# as text
+
+
+def _text(stages: Sequence[Stage], candidates: Sequence[Candidate], chosen: int, in_text: int | None) -> str:
+    names = [f"{stage_name(stage['stage'])} {stage.get('setting') or ''}".strip() for stage in stages]
+    rows = []
+    for candidate in candidates:
+        left = _stages_left(candidate, stages)
+        cells = [percent(p) for p in candidate["probabilities"][:left]]
+        if left < len(stages):
+            cells += ["removed", *["·"] * (len(stages) - left - 1)]
+        rows.append([_mark(candidate["id"], chosen, in_text) + visible(candidate["piece"]), *cells])
+    last = [["not shown", *_hidden(stages, candidates)], ["entropy, nats", *_entropy(stages)]]
+    return text_table([["token", *names], ["", *_flow(stages)], *rows, *last])

@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .base import View, escape, page, percent, text_table, visible
+from .base import View, escape, label, page, percent, text_table, visible
 from .colours import LEVELS
 
-# What each token dictionary holds: piece, probability (the model's own), rank (0: its first choice), entropy (nats), and
-# alternatives: (piece, probability before the stages, probability after them, the stage that removed it or None).
+# What each token dictionary holds: piece, probability (the model's own), rank (0: its first choice), entropy (nats),
+# and alternatives: (piece, probability before the stages, probability after them, stage that removed it or None).
 Token = Mapping[str, Any]
 Alternative = tuple[str, float, float, str | None]
 
@@ -76,14 +76,17 @@ def prompt_html(pieces: Sequence[str], most: int = 400) -> str:
     return more + "".join(f'<span class="lk-p">{in_text(piece)}</span>' for piece in pieces[hidden:])
 
 
-def card_html(token: Token, most: int = 12) -> str:
+CARD_HEAD = "<tr class=lk-h><td>token<td>model<td>drawn from"
+
+
+def card_html(token: Token, most: int = 12, head: str = "") -> str:
     """What else the token could have been: a row each with the probability before and after the stages."""
     rows = []
     for piece, before, after, removed_by in token["alternatives"][:most]:
         chosen = " class=lk-y" if piece == token["piece"] else ""
-        attributes, last = (" class=lk-x", stage_name(removed_by)) if removed_by else (chosen, percent(after))
-        rows.append(f"<tr{attributes}><td>{escape(visible(piece))}<td>{percent(before)}<td>{escape(last)}")
-    return f"<table>{''.join(rows)}</table>"
+        row, last = (" class=lk-x", stage_name(removed_by)) if removed_by else (chosen, percent(after))
+        rows.append(f"<tr{row}><td>{escape(visible(piece))}<td>{percent(before)}<td>{label(last)}")
+    return f"<table>{head}{''.join(rows)}</table>"
 
 
 def title(token: Token) -> str:
@@ -93,9 +96,7 @@ def title(token: Token) -> str:
 
 def in_text(piece: str) -> str:
     """A piece as it stands in running text: spaces are spaces, a newline is marked and breaks the line."""
-    return escape(visible(piece, spaces=False)).replace("↵", "<i>↵</i>\n") if "\n" in piece else escape(
-        visible(piece, spaces=False)
-    )
+    return "<i>↵</i>\n".join(label(line) for line in piece.split("\n"))
 
 
 def legend(colour: str) -> str:
@@ -141,4 +142,5 @@ def _text(tokens: Sequence[Token], most: int) -> str:
 
 def _alternative_text(alternative: Alternative) -> str:
     piece, before, after, removed_by = alternative
-    return f"{visible(piece)} {percent(before)} → {f'removed by {stage_name(removed_by)}' if removed_by else percent(after)}"
+    last = f"removed by {stage_name(removed_by)}" if removed_by else percent(after)
+    return f"{visible(piece)} {percent(before)} → {last}"

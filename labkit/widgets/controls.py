@@ -1,0 +1,126 @@
+"""The controls of generation: one slider, box or menu for each setting that people turn, and Settings out of them."""
+
+import math
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ipywidgets as ipw
+
+from ..settings import OFF, Settings, off_value, presets, read_table
+
+HELP = {
+    "temperature": "Divides the logits: below 1 likely tokens gain, above 1 unlikely ones; 0 is greedy.",
+    "top_k": "Only the k most probable tokens may be drawn; 0 switches it off.",
+    "top_p": "Only the most probable tokens that together hold this share of the probability may be drawn; 1 is off.",
+    "min_p": "Only tokens with at least this share of the likeliest token's probability may be drawn; 0 is off.",
+    "repetition_penalty": "Makes tokens that already occurred less likely; 1 is off, below 1 makes them likelier.",
+    "max_new_tokens": "How many tokens to write at most.",
+    "seed": "Names the random draw: the same seed and settings give the same text.",
+    "new_seed": "Another random draw.",
+    "greedy": "Take the likeliest token that the filters left, every time, instead of drawing one.",
+    "use_cache": "Keep what the model computed for earlier tokens: faster, with the same text.",
+    "preset": "Settings for a purpose, from configs/generation; the seed stays unless the preset names one.",
+}
+LABELS = {
+    "temperature": "temperature",
+    "top_k": "top-k",
+    "top_p": "top-p",
+    "min_p": "min-p",
+    "repetition_penalty": "repetition",
+    "max_new_tokens": "length",
+}
+NO_PRESET = "choose …"
+
+
+class GenerationControls:
+    """Sliders, boxes and menus. ``settings`` reads them and sets them; ``on_change`` is called after every move.
+
+    Settings that no control shows (stop, overflow …) are kept as they were given. ``explained`` holds all controls by
+    their names in HELP.
+    """
+
+    def __init__(self, settings: Settings, vocab_size: int, on_change: Callable[[], None]):
+        wide = {"continuous_update": True, "style": {"description_width": "7.6em"}}
+        self.sliders: dict[str, Any] = {
+            "temperature": ipw.FloatSlider(min=0, max=2, step=0.01, readout_format=".2f", **wide),
+            "top_k": ipw.IntSlider(min=0, max=min(vocab_size, 200), **wide),
+            "top_p": ipw.FloatSlider(min=0.01, max=1, step=0.01, readout_format=".2f", **wide),
+            "min_p": ipw.FloatSlider(min=0, max=0.5, step=0.005, readout_format=".3f", **wide),
+            "repetition_penalty": ipw.FloatSlider(min=0.5, max=2, step=0.01, readout_format=".2f", **wide),
+            "max_new_tokens": ipw.IntSlider(min=1, max=1000, **wide),
+        }
+        self.boxes: dict[str, Any] = {
+            "seed": ipw.IntText(description="seed", style={"description_width": "initial"}),
+            "greedy": ipw.Checkbox(description="greedy", indent=False),
+            "use_cache": ipw.Checkbox(description="KV cache", indent=False),
+        }
+        self.new_seed = ipw.Button(description="new seed", icon="random")
+        self.preset = ipw.Dropdown(
+            options=[NO_PRESET, *presets()], description="preset", style={"description_width": "initial"}
+        )
+        self._controls = {**self.sliders, **self.boxes}
+        self.explained = {**self._controls, "new_seed": self.new_seed, "preset": self.preset}
+        self._base, self._on_change, self._quiet = settings, on_change, False
+        self.settings = settings
+        for control in self._controls.values():
+            control.observe(self._on_move, "value")
+        self.preset.observe(self._on_preset, "value")
+        self.new_seed.on_click(lambda _: setattr(self.boxes["seed"], "value", secrets.randbits(31)))
+
+    @property
+    def settings(self) -> Settings:
+        """What the controls say. ConfigError where they contradict each other."""
+        return self._base.replace(**{name: _plain(control.value) for name, control in self._controls.items()})
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        with self._one_change():
+            self._base = settings
+            for name, control in self._controls.items():
+                value = getattr(settings, name)
+                value = off_value(name, value) if name in OFF else value
+                if name in self.sliders:
+                    # A value that the slider does not reach is somebody's wish, not a mistake: the slider makes room.
+                    control.min, control.max = min(control.min, value), max(control.max, value)
+                control.value = value
+            self._describe()
+
+    @contextmanager
+    def _one_change(self) -> Iterator[None]:
+        """Several controls are set, nobody is told of each."""
+        quiet_before, self._quiet = self._quiet, True
+        try:
+            yield
+        finally:
+            self._quiet = quiet_before
+
+    def _on_move(self, _: Any) -> None:
+        if self._quiet:
+            return
+        with self._one_change():
+            self.preset.value = NO_PRESET
+            self._describe()
+        self._on_change()
+
+    def _on_preset(self, _: Any) -> None:
+        if self._quiet or self.preset.value == NO_PRESET:
+            return
+        values, _program = read_table(presets()[self.preset.value])
+        self.settings = Settings(**{"seed": self.boxes["seed"].value, **values})
+        self._on_change()
+
+    def _describe(self) -> None:
+        """Say in the label what is switched off."""
+        for name, slider in self.sliders.items():
+            word = "greedy" if name == "temperature" and slider.value == 0 else None
+            word = "off" if name in OFF and slider.value == OFF[name] else word
+            slider.description = LABELS[name] + (f" · {word}" if word else "")
+
+
+def _plain(value: Any) -> Any:
+    """0.30000000000000004, which is what a slider makes of 0.3, as 0.3."""
+    if isinstance(value, float) and math.isclose(value, round(value, 3), abs_tol=1e-9):
+        return round(value, 3)
+    return value

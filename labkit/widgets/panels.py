@@ -1,0 +1,68 @@
+"""The panels around the text: the line of status, the error, and the stages of the selected token."""
+
+from collections.abc import Iterable
+
+from ..errors import LabkitError
+from ..settings import Settings
+from ..views import stage_bars
+from ..views.base import escape, visible
+from ..views.tokens import legend
+from .facts import bars, pieces
+from .recording import Recording
+
+ENDED = {
+    "length": "reached the length",
+    "stop": "met a stop",
+    "eos": "the model ended it",
+    "context": "the context is full",
+    "interrupted": "stopped",
+}
+
+
+def run_facts(recording: Recording, writing: bool) -> str:
+    """How many tokens, why it ended and how fast it went."""
+    n = len(recording.tokens)
+    facts = [f"{n} token{'s' * (n != 1)}", "writing …" if writing else ENDED[recording.finish_reason]]
+    if recording.tokens_per_second:
+        facts.append(f"{recording.tokens_per_second:.0f} tokens/s")
+    if recording.tokens:
+        facts.append(f"first token after {1000 * recording.first_token_seconds:.0f} ms")
+    return " · ".join(facts)
+
+
+def status_html(facts: str, hint: str = "", notes: Iterable[str] = ()) -> str:
+    """A line of facts, a hint if something is to be done, and the notes of the model and of the run."""
+    lines = "".join(f"<div class=lk-note>{escape(note)}</div>" for note in notes)
+    return f'<div class="lk lk-status">{escape(facts)} <b>{escape(hint)}</b>{lines}</div>'
+
+
+def legend_html(colour: str) -> str:
+    return f'<div class="lk">{legend(colour)}</div>'
+
+
+def error_html(message: str) -> str:
+    return f'<div class="lk lk-error" role="alert">{escape(message)}</div>'
+
+
+def error_message(error: Exception) -> str:
+    """One line; what labkit did not raise on purpose is named by its kind."""
+    lines = str(error).strip().splitlines() or [""]
+    return lines[0] if isinstance(error, LabkitError) else f"{type(error).__name__}: {lines[0]}"
+
+
+def bars_html(recording: Recording, index: int, settings: Settings) -> str:
+    """What these settings make of one token of a run: same logits, same draw."""
+    try:
+        trace = recording.trace(index, settings)
+    except LabkitError as error:
+        return error_html(error_message(error))
+    if trace is None:
+        return status_html(f"Token {index + 1} is too far back: its logits are no longer kept.")
+    lm, written = recording.lm, recording.tokens[index]["id"]
+    data = bars(lm, trace, settings.sampling(), always=[written, trace.chosen])
+    now, was = (visible(piece) for piece in pieces(lm, [trace.chosen, written]))
+    before = visible("".join(pieces(lm, (recording.run.prompt_ids + recording.run.ids[:index])[-24:])), spaces=False)
+    caption = f"Token {index + 1} of {len(recording.tokens)}: {was}, after “…{before[-24:]}”"
+    if trace.chosen != written:
+        caption += f". With these settings the same draw picks {now}"
+    return stage_bars(**data, in_text=written, caption=caption).html
