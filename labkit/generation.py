@@ -62,8 +62,8 @@ class Generation:
         out = TextStream([stop for stop in self.settings.stop if isinstance(stop, str)])
         ids = self.ids
         ended_by_id = self.finish_reason == "eos" or self.finish_reason == "stop" and ids[-1] in self.settings.stop
-        for token_id in ids[:-1] if ended_by_id else ids:
-            out.feed(self.tokenizer.token_bytes(token_id))
+        for n, token_id in enumerate(ids[:-1] if ended_by_id else ids, start=1):
+            out.feed(self.tokenizer.token_bytes(token_id), may_stop=n >= self.settings.min_new_tokens)
         out.finish()
         return out.text
 
@@ -111,14 +111,14 @@ class Run(Iterator[Step]):
         self.lm, self.settings, self.sampler = lm, settings, sampler
         self.prompt_ids, self.notes = encode_prompt(lm, prompt)
         self.ids: list[int] = []
-        self.finish_reason: FinishReason | None = None
         self._text = TextStream([stop for stop in settings.stop if isinstance(stop, str)])
         self._ends = end_ids(settings, lm.checkpoint.stop_ids)
         self._cache: KVCache | None = None
         self._cached_from = 0
         self._state: dict[str, Any] = {}
-        if settings.max_new_tokens == 0:
-            self.finish_reason = "length"
+        if given := [stop for stop in settings.stop if isinstance(stop, int)]:
+            lm.checked_ids(given)
+        self.finish_reason: FinishReason | None = self._limit()
 
     @property
     def text(self) -> str:
@@ -127,13 +127,20 @@ class Run(Iterator[Step]):
     def __next__(self) -> Step:
         if self.finish_reason is not None:
             raise StopIteration
+        try:
+            with torch.inference_mode(), deterministic_kernels(self.settings.deterministic):
+                return self._choose(self._next_logits().float())
+        except BaseException:
+            self._cache = None  # some layers may hold the token and others not; going on prefills again
+            raise
+
+    def _limit(self) -> FinishReason | None:
+        """Why no further token may follow."""
+        if len(self.ids) >= self.settings.max_new_tokens:
+            return "length"
         if self.settings.overflow == "stop" and len(self.prompt_ids) + len(self.ids) > self.lm.model.block_size:
-            self.finish_reason = "context"
-            raise StopIteration
-        with torch.inference_mode(), deterministic_kernels(self.settings.deterministic):
-            logits = self._next_logits().float()
-            step = self._choose(logits)
-        return step
+            return "context"
+        return None
 
     def _next_logits(self) -> Tensor:
         """Logits of the next token (V,): one decode step where the cache holds all but the last id, else a prefill."""
@@ -179,14 +186,14 @@ class Run(Iterator[Step]):
             self.finish_reason = "stop" if token_id in self.settings.stop else "eos"
             text = self._text.finish()
         elif self.lm.tokenizer is not None:
-            text = self._text.feed(self.lm.tokenizer.token_bytes(token_id))
+            text = self._text.feed(self.lm.tokenizer.token_bytes(token_id), may_stop=enough)
             if self._text.stopped:
                 self.finish_reason = "stop"
         else:
             text = ""
-        if self.finish_reason is None and len(self.ids) >= self.settings.max_new_tokens:
-            self.finish_reason = "length"
-            text += self._text.finish()
+        if self.finish_reason is None:
+            self.finish_reason = self._limit()
+            text += self._text.finish() if self.finish_reason else ""
         return text
 
     def result(self) -> Generation:

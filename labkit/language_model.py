@@ -14,8 +14,9 @@ from torch import Tensor
 
 from . import checkpoints
 from .checkpoints import Checkpoint, CheckpointFacts, hub
+from .checkpoints.base import meta_model
 from .errors import CheckpointError, ConfigError, ContextError, TokenizerError
-from .models import FAMILIES, CausalLM
+from .models import CausalLM
 from .tokenizers.base import Tokenizer
 from .tokenizers.bpe import GPT2Tokenizer
 from .tokenizers.char import CharTokenizer
@@ -139,8 +140,7 @@ def load(
 
 def build(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> CausalLM:
     """The family's model with the checkpoint's weights, in one dtype, without a second copy in memory."""
-    with torch.device("meta"):
-        model = FAMILIES[checkpoint.facts.family].model(checkpoint.config)
+    model = meta_model(checkpoint.facts.family, checkpoint.config)
     weights = {name: w.to(device, dtype) for name, w in checkpoint.weights.items()}
     model.load_state_dict(weights, strict=True, assign=True)
     model.tie()
@@ -193,7 +193,7 @@ def runs(device: torch.device) -> bool:
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device, checkpoint: Checkpoint) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
+    if dtype in (*DTYPES.values(), torch.float64):
         return dtype
     if dtype == "auto":
         # Of mixed dtypes the widest; weights in a dtype that cannot be computed in (float8) become float32.
@@ -213,7 +213,7 @@ def shipped() -> list[str]:
     """Names of the checkpoints under ``checkpoints/`` that ``load`` opens."""
     root = shipped_folder()
     folders = sorted({found.parent for found in root.rglob("*") if found.suffix in checkpoints.MODEL_SUFFIXES})
-    return [str(folder.relative_to(root)) for folder in folders if folder != root]
+    return [folder.relative_to(root).as_posix() for folder in folders if folder != root]
 
 
 def in_wheel(name: str) -> Path:
@@ -278,8 +278,9 @@ def best_below(folder: Path) -> tuple[Path, tuple[str, ...]]:
     if not candidates:
         raise CheckpointError(f"{folder}: no checkpoint in or below this folder")
     loss, best = min(candidates)
-    others = ", ".join(below.name for _, below in candidates if below != best)
-    return best, (f"{best.name} has the lowest validation loss ({loss:.4f}); also there: {others}.",)
+    others = [below.name for _, below in candidates if below != best]
+    note = f"{best.name} has the lowest validation loss ({loss:.4f}); also there: {', '.join(others)}."
+    return best, (note,) if others else ()
 
 
 def suggestion(name: str) -> str:

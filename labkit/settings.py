@@ -196,7 +196,10 @@ def read_table(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def read_config(path: str | Path) -> tuple[Settings, dict[str, Any]]:
     """Settings of a file, and the rest of its [generation] table (stream, system_prompt, device …)."""
     values, program = read_table(path)
-    return Settings().replace(**values), program
+    try:
+        return Settings().replace(**values), program
+    except (ConfigError, SamplingError) as error:
+        raise type(error)(f"{path}: {error}") from None
 
 
 def presets() -> dict[str, Path]:

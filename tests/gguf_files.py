@@ -35,7 +35,8 @@ def gguf_name(name: str) -> str:
 
 def sorted_for_neighbours(weight: np.ndarray, n_head: int) -> np.ndarray:
     """What the converter does to q and k: halves become neighbours."""
-    return weight.reshape(n_head, 2, weight.shape[0] // n_head // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+    halves = weight.reshape(n_head, 2, weight.shape[0] // n_head // 2, *weight.shape[1:])
+    return halves.swapaxes(1, 2).reshape(weight.shape)
 
 
 def write(
@@ -46,7 +47,7 @@ def write(
     values: Mapping[str, Any] | None = None,
     extra: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
-    """A transformers Llama as GGUF: matrices as ``kind``, vectors as float32; ``values`` of the tokenizer and others."""
+    """A transformers Llama as GGUF: matrices as ``kind``, vectors as float32; ``values`` besides its sizes."""
     config, writer = model.config, gguf.GGUFWriter(path, "llama")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)

@@ -69,10 +69,16 @@ def apart(lm: Any, model: Any, ids: list[int]) -> float:
     return float((lm.logits(ids) - logits(model, ids)).abs().max())
 
 
-def greedy(model: Any, ids: list[int], n: int) -> list[int]:
+def greedy(model: Any, ids: list[int], n: int, at_least: int = 0) -> list[int]:
     """transformers' own greedy generation: the new ids, EOS included."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prompt = torch.tensor([ids])
-        out = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=n)
+        out = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            max_new_tokens=n,
+            min_new_tokens=at_least or None,
+        )
     return out[0, len(ids) :].tolist()

@@ -228,7 +228,8 @@ def test_lengths_that_are_lies_are_found_at_once(lie, tmp_path):
 
 
 def test_mutated_files_are_refused_or_read_but_never_crash(model, tmp_path):
-    whole = write(tmp_path / "whole.gguf", model, values={"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a"]})
+    values = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a"]}
+    whole = write(tmp_path / "whole.gguf", model, values=values)
     data, rng, refused = whole.read_bytes(), random.Random(0), 0
     first_tensor = min(info.start for info in read_gguf(whole).infos.values())
     path = tmp_path / "mutated.gguf"

@@ -1,4 +1,4 @@
-"""Tokenizers out of GGUF files and Hugging Face folders: the same ids as the reference encoders, special tokens, bytes."""
+"""Tokenizers out of GGUF files and Hugging Face folders: the ids of the reference encoders, special tokens, bytes."""
 
 import functools
 import json
@@ -19,8 +19,10 @@ from labkit.tokenizers.hf import HFTokenizer
 from labkit.tokenizers.tokenizer_json import json_of, table_of
 
 PIECES = [
-    *("Hello", " world", "the", " of", "I'LL", "don't", "'s", " '", "_x_", "...", " $", "==", "<|im_end|>", "<|endoftext|>"),
-    *("\n", "\n\n", " \n", "\r\n", "\t", "  ", "   ", "\u00a0", "\u3000", "\u2003", "\u200b", "\ufeff", "\x00", "\x7f", "\x85"),
+    *("Hello", " world", "the", " of", "I'LL", "don't", "'s", " '", "_x_", "...", " $", "=="),
+    *("<|im_end|>", "<|endoftext|>"),
+    *("\n", "\n\n", " \n", "\r\n", "\t", "  ", "   ", "\u00a0", "\u3000", "\u2003", "\u200b", "\ufeff"),
+    *("\x00", "\x7f", "\x85"),
     *("1", " 1", "12", "123", " 1234", "½", " ½", "²", "٣", "一", "Ⅷ", "①", " ²³"),
     *("é", "e\u0301", "ß", "İ", "ſ", "K", "漢字", "ا", "ﷺ", "क्षि", "😀", "👨‍👩‍👧", "🇫🇷", "\U00100000", "\U0001d7d8"),
 ]  # fmt: skip
@@ -33,7 +35,8 @@ def adversarial(n: int, seed: int = 0) -> list[str]:
         kind = rng.randrange(4)
         length = rng.randrange(1, 20)
         if kind == 0:
-            out.append("".join(chr(rng.choice([rng.randrange(32, 127), rng.randrange(0xA0, 0x3000)])) for _ in range(length)))
+            points = (rng.choice([rng.randrange(32, 127), rng.randrange(0xA0, 0x3000)]) for _ in range(length))
+            out.append("".join(map(chr, points)))
         elif kind == 1:
             out.append("".join(rng.choice("abcdefghijklmnopqrstuvwxyz  .,'\n0123") for _ in range(4 * length)))
         else:
@@ -45,7 +48,8 @@ def adversarial(n: int, seed: int = 0) -> list[str]:
 def text_to_learn() -> str:
     rng = random.Random(1)
     words = ["".join(rng.choice("etaoinshrdlu") for _ in range(rng.randrange(1, 9))) for _ in range(400)]
-    return " ".join(rng.choice([*words, "don't", "I'll", "12", "3456", "é", "漢字", "\n", "  ", "😀"]) for _ in range(8000))
+    words += ["don't", "I'll", "12", "3456", "é", "漢字", "\n", "  ", "😀"]
+    return " ".join(rng.choice(words) for _ in range(8000))
 
 
 CUTTERS = {
@@ -147,7 +151,7 @@ def test_gpt2_as_a_table_and_as_a_tokenizer_json_encodes_as_gpt2():
     gpt2 = GPT2Tokenizer()
     text = json_of(gpt2)
     for other in (HFTokenizer(text), table_of(text, "gpt-2")):
-        for string in adversarial(1500):
+        for string in adversarial(800):
             assert other.encode(string) == gpt2.encode(string), string
         assert other.encode("a<|endoftext|>", special="text") == gpt2.encode("a<|endoftext|>", special="text")
         assert other.token_bytes(50256) == b"<|endoftext|>" and other.token_bytes(220) == b" "
@@ -172,7 +176,7 @@ def test_a_table_survives_its_tokenizer_json(pre):
         ({"pre": 7}, "7"),
         ({"model": "rwkv"}, "'rwkv'"),
         ({"merges": ["Ġ t", "zz yy"]}, "'zz yy'"),
-        ({"merges": [1, 2]}, "cannot be used"),
+        ({"merges": [1, 2]}, "not all text"),
         ({"tokens": None}, "no table of tokens"),
         ({"token_type": [1]}, "1 token types"),
         ({"tokens": ["a", "語"], "token_type": [1, 1], "merges": []}, "'語'"),
@@ -310,6 +314,7 @@ def test_characters_as_a_tokenizer_json():
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.bos_id == characters.bos_id
     assert tokenizer.unknown_in("axb") == characters.unknown_in("axb") == [(1, "x")]
+    assert tokenizer.unknown_in("ax<|bos|>yb") == [(1, "x"), (9, "y")]
     with pytest.raises(labkit.TokenizerError, match="several characters in one entry"):
         json_of(CharTokenizer(["a", "bc"]))
 
@@ -324,6 +329,7 @@ def test_characters_as_a_tokenizer_json():
         '{"model": {"type": "BPE", "vocab": {"a": 4000000000}, "merges": []}, "decoder": {"type": "Fuse"}}',
         '{"model": {"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a"}, "decoder": {"type": "WordPiece"}}',
         '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["x", "y"]]}, "decoder": {"type": "Fuse"}}',
+        '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "decoder": {"type": ["Fuse"]}}',
     ],
 )
 def test_a_tokenizer_json_of_no_use_is_an_error(text):

@@ -120,7 +120,13 @@ def test_the_strips_text_has_every_number():
 def test_the_bars_text_has_every_number():
     lines = bars().text.splitlines()
     assert lines[0].split() == ["token", "model", "temperature", "0.8", "top-k", "2", "top-p", "0.9"]
-    assert re.split(r"  +", lines[2].strip()) == ["1,000 tokens", "→ all stay", "→ 2 left, lost 12.5 %", "→ all stay"]
+    assert re.split(r"  +", lines[2]) == [
+        "▶ drawn ○ in text",
+        "1,000 tokens",
+        "→ all stay",
+        "→ 2 left, lost 12.5 %",
+        "→ all stay",
+    ]
     assert lines[3].split() == ["○", "a", "50.0", "60.0", "70.0", "70.0"]
     assert lines[4].split() == ["▶", "b", "25.0", "20.0", "30.0", "30.0"]
     assert lines[5].split() == ["c", "12.5", "10.0", "removed", "·"]

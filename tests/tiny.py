@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from labkit.checkpoints import Checkpoint, CheckpointFacts
+from labkit.checkpoints.base import meta_model
 from labkit.language_model import LanguageModel, build
 from labkit.models import FAMILIES
 from labkit.models.gpt2 import GPT2Config
@@ -78,8 +79,7 @@ def single_bytes() -> TableTokenizer:
 def random_weights(family: str, config: Any, seed: int) -> dict[str, torch.Tensor]:
     """Matrices large enough that logits differ clearly, gains around one; from a generator of their own."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.device("meta"):
-        shapes = {name: w.shape for name, w in FAMILIES[family].model(config).state_dict().items()}
+    shapes = {name: w.shape for name, w in meta_model(family, config).state_dict().items()}
     weights = {}
     for name, shape in shapes.items():
         spread = 0.5 if len(shape) > 1 else 0.3

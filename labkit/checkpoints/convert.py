@@ -155,7 +155,7 @@ def write_native(path: Path, folder: Path, dtype: torch.dtype | None) -> tuple[s
         named = {name: str(dtype).removeprefix("torch.") for name in ("torch_dtype", "dtype") if name in file.config}
         write_text(folder / "config.json", json.dumps({**file.config, **named}, indent=2, ensure_ascii=False) + "\n")
     pickled = file.kind == "torch" and any(isinstance(value, Record) for value in file.payload.values())
-    return ("A pickled config object became a plain dict; the program that wrote it may ask for its own class.",) * pickled
+    return ("The pickled config is a plain dict now; the program that wrote it may ask for its own class.",) * pickled
 
 
 def inference_only(payload: Mapping[str, Any], dtype: torch.dtype | None) -> dict[str, Any]:

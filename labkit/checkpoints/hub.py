@@ -10,7 +10,7 @@ from ..errors import CheckpointError
 PREFIX = "hf:"
 SOURCE = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:/(.+))?")
 # What lies beside a model and is needed with it: small, so all of it is fetched.
-COMPANION = re.compile(r".*\.json|merges\.txt|tokenizer\.model|meta\.pkl")
+COMPANION = re.compile(r".*\.json|merges\.txt|tokenizer\.model|meta\.pkl|chat_template\.jinja")
 # Kinds of model files, the first that a folder has is taken: whole formats before parts, safetensors before pickles.
 MODEL_KINDS = tuple(
     map(

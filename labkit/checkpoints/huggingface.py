@@ -32,7 +32,7 @@ from .rename import Fused, Table, check_layers, same, tensors_in, to_canonical
 CONV1D = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")  # kept as (in, out)
 # What older versions of transformers saved besides the weights: causal masks and rotary tables.
 BUFFERS = re.compile(r"h\.\d+\.attn\.(masked_)?bias|layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
-GPT2_ACTIVATIONS = {
+ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -196,14 +196,14 @@ def required(described: Mapping[str, Any], names: Sequence[str], where: Path) ->
 
 
 def activation(name: Any, where: Path) -> str:
-    if name not in GPT2_ACTIVATIONS:
-        raise CheckpointError(f"{where}: activation {name!r}; labkit knows {', '.join(GPT2_ACTIVATIONS)}")
-    return GPT2_ACTIVATIONS[name]
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise CheckpointError(f"{where}: activation {name!r}; labkit knows {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
 
 
 def rope_scaling(rope: Mapping[str, Any], where: Path) -> Scaling | None:
     """{"rope_type": "llama3", "factor": 8.0, …} -> a scaling; the key was "type" before."""
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    kind = str(rope.get("rope_type", rope.get("type", "default")))
     if kind == "default":
         return None
     names = {
@@ -253,9 +253,9 @@ def table_in(folder: Path, vocab_size: int, eos_id: int | None) -> TableTokenize
     """GPT-2's older layout: vocab.json, merges.txt, and perhaps added_tokens.json."""
     vocab = read_json(folder / "vocab.json")
     added = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
-    tokens = sorted(vocab, key=vocab.__getitem__)
-    tokens += sorted(added.keys() - vocab.keys(), key=added.__getitem__)
-    if [{**vocab, **added}[token] for token in tokens] != list(range(len(tokens))) or len(tokens) > vocab_size:
+    ids = {**added, **vocab}
+    tokens = sorted(ids, key=ids.__getitem__)
+    if sorted(ids.values()) != list(range(len(ids))) or len(ids) > vocab_size:
         raise TokenizerError(f"vocab.json does not number {vocab_size} or fewer tokens from 0")
     merges = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
     return TableTokenizer(

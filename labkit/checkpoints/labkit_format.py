@@ -125,7 +125,10 @@ def encode(value: Any) -> Any:
 
 def decode_config(cls: type, described: Any, where: Path) -> Any:
     """The config of a family; its values can only be of the classes that its fields name."""
-    return decode(described, {cls.__name__: cls, **value_classes(cls)}, where)
+    config = decode(described, {cls.__name__: cls, **value_classes(cls)}, where)
+    if not isinstance(config, cls):
+        raise CheckpointError(f"{where}: holds no config of this family ({cls.__name__})")
+    return config
 
 
 def decode(value: Any, classes: Mapping[str, type], where: Path) -> Any:

@@ -3,6 +3,7 @@
 import pickle
 import re
 import threading
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,7 +61,8 @@ def load_torch(path: Path) -> Any:
         check_zip(path)
     try:
         allowed: list[Any] = [(stand_in, name) for name, stand_in in STAND_INS.items()]
-        with _one_at_a_time, torch.serialization.safe_globals(allowed):
+        with _one_at_a_time, torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on pickle protocols are not for people who open a model
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path}: {reason(error)}") from None

@@ -156,12 +156,13 @@ def read_config(
 
 def seen_in(native: Mapping[str, Tensor]) -> dict[str, Any]:
     """What the tensors show of a config."""
-    latent = latent_layers(native)
-    kinds = [i in latent for i in range(1 + max(latent | window_layers(native), default=0))]
+    latent, layers = latent_layers(native), {int(match[1]) for match in map(BLOCK.fullmatch, native) if match}
+    n_layer = next(i for i in range(len(layers) + 1) if i not in layers)
+    kinds = [i in latent for i in range(n_layer)]
     n_window = kinds.index(True) if True in kinds else len(kinds)
     n_latent = (kinds[n_window:] + [False]).index(False)
     fields = {
-        "n_layer": len(kinds),
+        "n_layer": n_layer,
         "swa_layers_per_cycle": n_window,
         "mla_layers_per_cycle": n_latent,
         "bias": any(name.endswith("down_proj.bias") for name in native),
@@ -171,17 +172,17 @@ def seen_in(native: Mapping[str, Tensor]) -> dict[str, Any]:
         if sizes := latent_sizes(native, f"transformer.h.{i}.attn."):
             fields |= sizes
             break
-    for name, k in native.items():
-        q = native.get(name.replace("k_proj", "q_proj"))
-        if name.endswith("attn.k_proj.weight") and q is not None and k.shape[0] and q.shape[0] % k.shape[0] == 0:
-            fields["ratio_kv"] = q.shape[0] // k.shape[0]
+    rows = {name: len(tensor) for name, tensor in native.items() if tensor.ndim == 2}
+    for name, n in rows.items():
+        if name.endswith("attn.k_proj.weight") and 0 < n <= rows.get(name.replace("k_proj", "q_proj"), 0):
+            fields["ratio_kv"] = rows[name.replace("k_proj", "q_proj")] // n
     return fields
 
 
 def latent_sizes(native: Mapping[str, Tensor], attn: str) -> dict[str, int]:
     """The sizes of a block with latent attention from its four matrices; nothing where they do not fit together.
 
-    With H heads, wq has H (N + D) rows, wkv_b H (N + V) rows, wo H V columns, and wkv_a R + D rows.
+    With H heads, wq has H (N + D) rows, wkv_b H (N + E) rows, wo H E columns, and wkv_a R + D rows.
     """
     names = ["wq_b" if f"{attn}wq_b.weight" in native else "wq", "wkv_a", "wkv_b", "wo"]
     shapes = [native[f"{attn}{name}.weight"].shape for name in names if f"{attn}{name}.weight" in native]
@@ -204,10 +205,6 @@ def latent_sizes(native: Mapping[str, Tensor], attn: str) -> dict[str, int]:
 
 def latent_layers(native: Mapping[str, Tensor]) -> set[int]:
     return {int(m[1]) for name in native if (m := BLOCK.fullmatch(name)) and OF_LATENT_ATTENTION.fullmatch(m[2])}
-
-
-def window_layers(native: Mapping[str, Tensor]) -> set[int]:
-    return {int(match[1]) for name in native if (match := BLOCK.fullmatch(name))} - latent_layers(native)
 
 
 def block_size(
@@ -247,7 +244,7 @@ def with_ranks(
 ) -> SwaMlaConfig:
     """The config with ranks that grow with depth, if the file's do; other differences are a contradiction."""
     matrices = {i: native.get(f"transformer.h.{i}.attn.wkv_b.weight") for i in latent_layers(native)}
-    ranks = {i: matrix.shape[-1] for i, matrix in sorted(matrices.items()) if matrix is not None}
+    ranks = {i: matrix.shape[1] for i, matrix in sorted(matrices.items()) if matrix is not None and matrix.ndim == 2}
     growing = replace(config, depth_scale_first=0.5, depth_scale_last=2.0)
     if all(rank == config.kv_rank_at(i) for i, rank in ranks.items()):
         return config

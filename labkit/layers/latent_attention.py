@@ -20,7 +20,7 @@ class LatentAttention(nn.Module):
         kv_rank: R, size of the latent.
         nope_dim: N, part of a head's query and key without rotation.
         rope_dim: D, part with rotation; the rotated key is one for all heads.
-        v_dim: V, size of a head's value.
+        v_dim: E, size of a head's value.
         bias: on all projections but ``kv_b_proj``, which is used by its weight alone.
     """
 
@@ -68,13 +68,13 @@ class LatentAttention(nn.Module):
         q, q_rope = self.queries(x).split(self.q_sizes, dim=-1)  # (B, H, T, N), (B, H, T, D)
         latent, k_rope = self.kv_a_proj(x).unsqueeze(1).split(self.kv_a_sizes, dim=-1)  # (B, 1, T, R), (B, 1, T, D)
         latent = self.kv_norm(latent)
-        heads = self.kv_b_proj.weight.unflatten(0, (self.n_head, -1))  # (H, N + V, R)
-        to_k, to_v = heads.split(self.kv_b_sizes, dim=1)  # (H, N, R), (H, V, R)
+        heads = self.kv_b_proj.weight.unflatten(0, (self.n_head, -1))  # (H, N + E, R)
+        to_k, to_v = heads.split(self.kv_b_sizes, dim=1)  # (H, N, R), (H, E, R)
         q = torch.cat((q @ to_k, rotate(q_rope, q_rotation, "interleaved")), dim=-1)  # (B, H, T, R + D)
         k = torch.cat((latent, rotate(k_rope, k_rotation, "interleaved")), dim=-1)  # (B, 1, T, R + D)
         v, k_positions = latent, context.positions
         if store is not None:
             k, v, k_positions = store.append(k, v, context.positions)  # (B, 1, S, R + D), (B, 1, S, R), (B, S)
         z = self.core(q, k, v, context.mask(k_positions))  # (B, H, T, R)
-        z = z @ to_v.transpose(1, 2)  # (B, H, T, V)
+        z = z @ to_v.transpose(1, 2)  # (B, H, T, E)
         return self.o_proj(z.transpose(1, 2).flatten(2))  # (B, T, C)

@@ -43,6 +43,8 @@ class LlamaConfig:
             raise ValueError(f"RoPE needs an even head size, not {self.head_dim}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation {self.activation!r} is unknown; known are {', '.join(ACTIVATIONS)}")
+        if self.rope_base <= 0:
+            raise ValueError(f"rope_base is {self.rope_base}; it must be above 0")
         if self.block_size > MOST_POSITIONS:
             raise ValueError(f"block_size {self.block_size} is more than the {MOST_POSITIONS:,} that labkit lays out")
         scaling = self.rope_scaling

@@ -78,6 +78,12 @@ class SwaMlaConfig:
         for name in ("swa_layers_per_cycle", "mla_layers_per_cycle", "swa_window", "swa_sink_size", "q_lora_rank"):
             if not isinstance(value := getattr(self, name), int) or value < 0:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number from 0")
+        for name in ("logit_scale_base", "logit_scale_min", "logit_scale_max"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+                raise ValueError(f"{name} is {value!r}; it must be a number")
+        if self.logit_scale_base is not None and self.logit_scale_base <= 1:
+            raise ValueError(f"logit_scale_base is {self.logit_scale_base}; it must be above 1, or None")
         if self.swa_layers_per_cycle + self.mla_layers_per_cycle == 0:
             raise ValueError("swa_layers_per_cycle and mla_layers_per_cycle are both 0: no layer is of any kind")
         if self.block_size > MOST_POSITIONS:
@@ -86,8 +92,8 @@ class SwaMlaConfig:
             raise ValueError(f"n_embd {self.n_embd} must be an even multiple of n_head {self.n_head}")
         if self.n_head % self.ratio_kv:
             raise ValueError(f"n_head {self.n_head} must be a multiple of ratio_kv {self.ratio_kv}")
-        if self.qk_rope_head_dim % 2:
-            raise ValueError(f"RoPE needs an even qk_rope_head_dim, not {self.qk_rope_head_dim}")
+        if self.qk_rope_head_dim % 2 or self.qk_rope_head_dim > 1024:
+            raise ValueError(f"qk_rope_head_dim is {self.qk_rope_head_dim}; it must be even, and at most 1024")
         if self.norm not in ("rms", "dynamic_tanh"):
             raise ValueError(f'norm is {self.norm!r}; "rms" or "dynamic_tanh"')
         if self.window not in ("executed", "configured"):
@@ -118,7 +124,7 @@ class LogitScale(nn.Module):
 
     def __init__(self, base: float, window: int, offset: float, least: float | None, most: float | None):
         super().__init__()
-        self.base, self.window, self.offset, self.least, self.most = base, window, offset, least, most
+        self.base, self.window, self.offset, self.least, self.most = float(base), window, offset, least, most
 
     def forward(self, q: Tensor, positions: Tensor) -> Tensor:
         """q (B, H, T, D), positions (B, T) -> (B, H, T, D)"""

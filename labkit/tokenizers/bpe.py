@@ -184,8 +184,10 @@ class TableTokenizer(BytePairTokenizer):
         bos_id: int | None = None,
         eos_id: int | None = None,
     ):
-        if pre not in PATTERNS:
+        if not isinstance(pre, str) or pre not in PATTERNS:
             raise TokenizerError(f"text is cut in the way {pre!r} before merging; labkit knows {', '.join(PATTERNS)}")
+        if not all(isinstance(each, str) for each in (*tokens, *merges)):
+            raise TokenizerError("a table whose tokens and merges are not all text")
         self.tokens, self.merges, self.pre = list(tokens), list(merges), pre
         self.vocab_size = vocab_size or len(self.tokens)
         self.bos_id, self.eos_id = bos_id, eos_id

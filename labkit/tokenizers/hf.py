@@ -81,10 +81,11 @@ class HFTokenizer:
         if self._byte_level:
             absent = self._absent
             return [(i, c) for i, c in enumerate(text) if absent and not absent.isdisjoint(c.encode(errors="replace"))]
-        if self._leaves_out:
-            covered = {at for start, end in encoding.offsets for at in range(start, end)}
-            return [(at, c) for at, c in enumerate(text) if at not in covered]
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
+        if self._leaves_out:
+            special = set(self.special_ids.values())
+            typed = {at for i, (start, end) in pairs if i in special for at in range(start, end)}
+            return [(at, c) for at, c in enumerate(text) if at not in typed and self._parsing.token_to_id(c) is None]
         spans = [span for i, span in pairs if self._stands_in(text, i, span)]
         return [(at, text[at]) for start, end in spans for at in range(start, end)]
 
@@ -139,7 +140,9 @@ def library_tokenizer(text: str) -> tokenizers.Tokenizer:
     """Parse a tokenizer.json; nothing is cut off or filled up when it encodes."""
     try:
         tokenizer = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # the library raises bare Exception
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, and lets a panic of its Rust code through
         raise TokenizerError(f"no tokenizer.json that the tokenizers library reads ({error})") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -149,7 +152,7 @@ def library_tokenizer(text: str) -> tokenizers.Tokenizer:
 def decoders(described: Mapping[str, Any]) -> list[str]:
     """Names of a tokenizer.json's decoders."""
     decoder = described.get("decoder") or {}
-    return [step["type"] for step in decoder.get("decoders", [decoder]) if "type" in step]
+    return [str(step["type"]) for step in decoder.get("decoders", [decoder]) if "type" in step]
 
 
 def byte_table(library: tokenizers.Tokenizer, described: Mapping[str, Any]) -> list[bytes]:

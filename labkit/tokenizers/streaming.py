@@ -26,22 +26,23 @@ class TextStream:
     def text(self) -> str:
         return "".join(self._out)
 
-    def feed(self, data: bytes) -> str:
-        """Bytes of one token -> text to show now, possibly none."""
-        return self._give(self._decoder.decode(data), final=False)
+    def feed(self, data: bytes, may_stop: bool = True) -> str:
+        """Bytes of one token -> text to show now, possibly none. A stop that comes when it may not is text."""
+        return self._give(self._decoder.decode(data), final=False, may_stop=may_stop)
 
     def finish(self) -> str:
         """What was still held back; bytes of an unfinished character become U+FFFD."""
         return self._give(self._decoder.decode(b"", final=True), final=True)
 
-    def _give(self, text: str, final: bool) -> str:
+    def _give(self, text: str, final: bool, may_stop: bool = True) -> str:
         if self.stopped:
             return ""
         text = self._held + text
-        found = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
-        if found:
+        # The stop that is complete first counts, so that the cut does not depend on where tokens end.
+        found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
+        if found and may_stop:
             self.stopped, self._held = True, ""
-            text = text[: min(found)]
+            text = text[: min(found)[1]]
         else:
             keep = 0 if final else self._may_be_stop(text)
             text, self._held = text[: len(text) - keep], text[len(text) - keep :]

@@ -27,14 +27,14 @@ def stage_bars(
         stages: the model first, then every stage in its order.
         candidates: the tokens to show, in the order to show them.
         chosen: id that the draw picks from the last column.
-        in_text: id that stands in the text, if another one.
+        in_text: id that stands in the text, if there is one and it is another.
         caption: what this is the next token of.
     """
     widest = max((p for candidate in candidates for p in candidate["probabilities"]), default=1.0) or 1.0
     body = "".join(_html_row(candidate, stages, widest, chosen, in_text) for candidate in candidates)
     alt = f"{len(candidates)} candidates through {len(stages)} stages" + f": {caption}" * bool(caption)
     table = (
-        f'<table class="lk-bars"><caption>{label(caption)}</caption><thead>{_html_head(stages)}</thead>'
+        f'<table class="lk-bars"><caption>{label(caption)}</caption><thead>{_html_head(stages, in_text)}</thead>'
         f"<tbody>{body}</tbody><tfoot>{_html_foot(stages, candidates)}</tfoot></table>"
     )
     return View(page(table, alt), _text(stages, candidates, chosen, in_text), alt)
@@ -62,6 +62,10 @@ def _mark(token_id: int, chosen: int, in_text: int | None) -> str:
     return "▶ " if token_id == chosen else "○ " if token_id == in_text else ""
 
 
+def _marks(in_text: int | None) -> str:
+    return "▶ drawn" if in_text is None else "▶ drawn ○ in text"
+
+
 def _hidden(stages: Sequence[Stage], candidates: Sequence[Candidate]) -> list[str]:
     """How many tokens each column does not show, and how much of the probability they hold."""
     lines = []
@@ -79,11 +83,11 @@ def _entropy(stages: Sequence[Stage]) -> list[str]:
 # as HTML
 
 
-def _html_head(stages: Sequence[Stage]) -> str:
+def _html_head(stages: Sequence[Stage], in_text: int | None) -> str:
     names = [
         f"<th>{label(stage_name(stage['stage']))} <span>{label(stage.get('setting') or '')}</span>" for stage in stages
     ]
-    return f"<tr><th>{''.join(names)}<tr class=lk-flow><th>{_html_cells(_flow(stages))}"
+    return f"<tr><th>{''.join(names)}<tr class=lk-flow><th>{_marks(in_text)}{_html_cells(_flow(stages))}"
 
 
 def _html_row(candidate: Candidate, stages: Sequence[Stage], widest: float, chosen: int, in_text: int | None) -> str:
@@ -119,4 +123,4 @@ def _text(stages: Sequence[Stage], candidates: Sequence[Candidate], chosen: int,
             cells += ["removed", *["·"] * (len(stages) - left - 1)]
         rows.append([_mark(candidate["id"], chosen, in_text) + visible(candidate["piece"]), *cells])
     last = [["not shown", *_hidden(stages, candidates)], ["entropy, nats", *_entropy(stages)]]
-    return text_table([["token", *names], ["", *_flow(stages)], *rows, *last])
+    return text_table([["token", *names], [_marks(in_text), *_flow(stages)], *rows, *last])

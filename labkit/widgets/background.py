@@ -41,7 +41,8 @@ class Background:
         if thread is None:
             return
         try:
-            thread.join()
+            while thread.is_alive():
+                thread.join(0.1)  # in short turns: not everywhere can a longer one be interrupted
         except KeyboardInterrupt:
             self.stop()
             thread.join()
@@ -65,11 +66,21 @@ class Debounced:
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = threading.Timer(self._seconds, self._function)
+            self._timer = threading.Timer(self._seconds, self._call)
             self._timer.daemon = True
             self._timer.start()
+
+    def _call(self) -> None:
+        self._timer = None
+        self._function()
+
+    @property
+    def pending(self) -> bool:
+        """Whether it was asked to and has not called yet."""
+        return self._timer is not None
 
     def cancel(self) -> None:
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
+            self._timer = None

@@ -37,11 +37,10 @@ NO_PRESET = "choose …"
 class GenerationControls:
     """Sliders, boxes and menus. ``settings`` reads them and sets them; ``on_change`` is called after every move.
 
-    Settings that no control shows (stop, overflow …) are kept as they were given. ``explained`` holds all controls by
-    their names in HELP.
+    Settings that no control shows (stop, overflow …) are kept as they were given.
     """
 
-    def __init__(self, settings: Settings, vocab_size: int, on_change: Callable[[], None]):
+    def __init__(self, settings: Settings, vocab_size: int):
         wide = {"continuous_update": True, "style": {"description_width": "7.6em"}}
         self.sliders: dict[str, Any] = {
             "temperature": ipw.FloatSlider(min=0, max=2, step=0.01, readout_format=".2f", **wide),
@@ -61,8 +60,8 @@ class GenerationControls:
             options=[NO_PRESET, *presets()], description="preset", style={"description_width": "initial"}
         )
         self._controls = {**self.sliders, **self.boxes}
-        self.explained = {**self._controls, "new_seed": self.new_seed, "preset": self.preset}
-        self._base, self._on_change, self._quiet = settings, on_change, False
+        self._base, self._quiet = settings, False
+        self.on_change: Callable[[], None] = lambda: None
         self.settings = settings
         for control in self._controls.values():
             control.observe(self._on_move, "value")
@@ -102,14 +101,14 @@ class GenerationControls:
         with self._one_change():
             self.preset.value = NO_PRESET
             self._describe()
-        self._on_change()
+        self.on_change()
 
     def _on_preset(self, _: Any) -> None:
         if self._quiet or self.preset.value == NO_PRESET:
             return
         values, _program = read_table(presets()[self.preset.value])
         self.settings = Settings(**{"seed": self.boxes["seed"].value, **values})
-        self._on_change()
+        self.on_change()
 
     def _describe(self) -> None:
         """Say in the label what is switched off."""

@@ -4,41 +4,24 @@ import threading
 import time
 from collections.abc import Sequence
 
-import ipywidgets as ipw
-
 from ..errors import LabkitError
 from ..language_model import LanguageModel, load
 from ..settings import Settings
-from ..views import COLOURS
 from ..views.tokens import CARD_HEAD, card_html, prompt_html, token_html
 from .background import Background, Debounced
-from .code import CodeBox, generate_code
-from .controls import HELP as SETTINGS_HELP
-from .controls import GenerationControls
+from .code import generate_code
 from .facts import pieces
-from .help import HelpLine
-from .layout import playground_rows
+from .layout import LIVE_TOKENS, PlaygroundLayout, show
 from .panels import bars_html, error_html, error_message, legend_html, run_facts, status_html
-from .prompt import read_prompt, shown_prompt
+from .prompt import read_prompt, shown_prompt, without_unknown
 from .recording import PlaygroundResult, Recording
-from .strip import TokenStrip
 
 PAINT_SECONDS = 0.04  # at most 25 paints a second
 SETTLE_SECONDS = 0.15  # a slider at rest for so long has arrived
-LIVE_TOKENS = 200  # a run of at most so many tokens follows the sliders
 STALE = "Written with other settings: press Generate."
 
-HELP = {
-    "prompt": "The text that the model continues.",
-    "generate": "Write on from the prompt with these settings; a run that is still going on is stopped first.",
-    "stop": "Stop writing; what is there stays.",
-    "live": f"Write anew, with the same seed, whenever a setting changes (runs of up to {LIVE_TOKENS} tokens).",
-    "colour": "What a token's colour says: the model's probability for it, its surprisal, its rank, or the entropy.",
-    "code": "Show these settings as Python code that gives the same text.",
-}
 
-
-class GenerationPlayground(ipw.VBox):
+class GenerationPlayground(PlaygroundLayout):
     """A prompt, sliders, and the text that a model writes with them, coloured by how probable each token was.
 
     Pointing at a token shows what else it could have been; clicking it shows stage by stage how it was chosen. Moving a
@@ -67,37 +50,18 @@ class GenerationPlayground(ipw.VBox):
         self._lock = threading.RLock()  # held by whoever paints: a run, a slider and a click do, each in its own thread
         self._background = Background()
         self._rerun = Debounced(lambda: self.run(wait=False), SETTLE_SECONDS)
-        self._build(shown_prompt(self.lm, prompt), settings or Settings())
-        super().__init__(playground_rows(self))
-        self.add_class("lk-playground")
+        super().__init__(shown_prompt(self.lm, prompt), settings or Settings(), self.lm.vocab_size)
+        self._connect()
 
-    def _build(self, prompt: str, settings: Settings) -> None:
-        """All parts; ``layout`` puts them in their places."""
-        narrow = {"style": {"description_width": "initial"}}
-        self.controls = GenerationControls(settings, self.lm.vocab_size, self._on_settings)
-        self.prompt_box = ipw.Textarea(prompt, rows=2, description="prompt", **narrow)
-        self.generate_button = ipw.Button(description="Generate", icon="play", button_style="primary")
-        self.stop_button = ipw.Button(description="Stop", icon="stop", disabled=True)
-        self.live = ipw.Checkbox(True, description="live", indent=False)
-        self.colour = ipw.Dropdown(options=list(COLOURS), description="colour", **narrow)
-        self.code_button = ipw.ToggleButton(description="Copy as code", icon="code")
-        self.help, self.code, self.strip = HelpLine(), CodeBox(), TokenStrip(card=self._card, ready=self._on_ready)
-        self.status, self.legend, self.bars = ipw.HTML(), ipw.HTML(legend_html(self.colour.value)), ipw.HTML()
-        self.code.layout.display = "none"
-        explained = {
-            **self.controls.explained, "prompt": self.prompt_box, "generate": self.generate_button,
-            "stop": self.stop_button, "live": self.live, "colour": self.colour, "code": self.code_button,
-        }  # fmt: skip
-        for name, control in explained.items():
-            self.help.explain(name, control, {**SETTINGS_HELP, **HELP}[name])
+    def _connect(self) -> None:
+        self.controls.on_change = self._on_settings
+        self.strip.card, self.strip.on_ready = self._card, self._on_ready
         self.generate_button.on_click(lambda _: self.run(wait=False))
         self.stop_button.on_click(lambda _: self.stop())
-        for part, painter in (
-            (self.prompt_box, self._repaint_around),
-            (self.colour, self._repaint_tokens),
-            (self.code_button, self._repaint_around),
-        ):
-            part.observe(lambda _, painter=painter: painter(), "value")
+        self.leave_out_button.on_click(lambda _: self._leave_out())
+        self.prompt_box.observe(lambda _: self._repaint_around(), "value")
+        self.code_button.observe(lambda _: self._repaint_around(), "value")
+        self.colour.observe(lambda _: self._repaint_tokens(), "value")
         self.strip.observe(lambda _: self._repaint(), "selected")
 
     def __repr__(self) -> str:
@@ -126,8 +90,8 @@ class GenerationPlayground(ipw.VBox):
 
     @property
     def result(self) -> PlaygroundResult | None:
-        """The newest run as plain data; None before the first and after one that failed."""
-        if self._recording is None or self.error is not None:
+        """The newest run as plain data; None before the first, while one goes on, and after one that failed."""
+        if self._recording is None or self._background.running or self.error is not None:
             return None
         return self._recording.result()
 
@@ -137,7 +101,7 @@ class GenerationPlayground(ipw.VBox):
         Args:
             wait: until it has ended, and return its result; otherwise return at once.
         """
-        self._rerun.cancel()
+        self.stop()
         try:
             prompt, settings = self.prompt, self.settings
         except LabkitError as error:
@@ -161,18 +125,19 @@ class GenerationPlayground(ipw.VBox):
     # what the controls do
 
     def _on_settings(self) -> None:
-        self._repaint()
-        if self._follows_sliders():
+        short = self.controls.sliders["max_new_tokens"].value <= LIVE_TOKENS
+        if self._recording is not None and self.live.value and short:
             self._rerun()
-
-    def _follows_sliders(self) -> bool:
-        ran = self._recording is not None
-        return ran and self.live.value and self.controls.sliders["max_new_tokens"].value <= LIVE_TOKENS
+        self._repaint()
 
     def _on_ready(self) -> None:
         """Somebody looks at it for the first time: write something."""
         if self._recording is None and self.error is None and not self._background.running and self.prompt_box.value:
             self.run(wait=False)
+
+    def _leave_out(self) -> None:
+        self.prompt_box.value = without_unknown(self.lm, self.prompt_box.value)
+        self.run(wait=False)
 
     def _card(self, index: int) -> str:
         recording = self._recording
@@ -198,13 +163,12 @@ class GenerationPlayground(ipw.VBox):
             self._writing, self.stop_button.disabled = False, True
             if recording is not None:
                 self._paint_new(recording)
-                self._settle(recording)
+                self._settle()
 
-    def _settle(self, recording: Recording) -> None:
-        """The run has ended: the selection must be one of its tokens, and the strip keeps them all."""
+    def _settle(self) -> None:
+        """The run has ended: nothing is provisional any more."""
         with self._lock:
             self.strip.settle()
-            self.strip.selected = max(0, min(self.strip.selected, len(recording.tokens) - 1))
             self._repaint()
 
     def _fail(self, error: Exception) -> None:
@@ -250,26 +214,35 @@ class GenerationPlayground(ipw.VBox):
 
     def _repaint_bars(self) -> None:
         recording = self._recording
-        if recording is not None and self.strip.selected < len(recording.tokens):
+        if recording is None or not recording.tokens:
+            return
+        # A token that is still to come is waited for; when none is to come, the last one takes its place.
+        last = len(recording.tokens) - 1
+        if self.strip.selected <= last or not self._writing:
             try:
-                self.bars.value = bars_html(recording, self.strip.selected, self.settings)
+                self.bars.value = bars_html(recording, min(self.strip.selected, last), self.settings)
             except LabkitError as error:  # controls that contradict each other
                 self.bars.value = error_html(error_message(error))
 
     def _repaint_around(self) -> None:
         """The line of status, and the code if it is open."""
         with self._lock:
-            recording = self._recording
             if self.error is not None:
                 self.status.value = error_html(self.error)
-            elif recording is not None:
-                settled = self._writing or self._follows_sliders()
-                notes = (*self.lm.checkpoint.notes, *recording.run.notes)
-                hint = "" if settled or not self._stale(recording) else STALE
-                self.status.value = status_html(run_facts(recording, self._writing), hint, notes)
-            self.code.layout.display = "" if self.code_button.value else "none"
+            elif self._recording is not None:
+                self.status.value = self._status_html(self._recording)
+            text = self.prompt_box.value
+            show(self.leave_out_button, self.error is not None and without_unknown(self.lm, text) != text)
+            show(self.code, self.code_button.value)
             if self.code_button.value:
                 self._repaint_code()
+
+    def _status_html(self, recording: Recording) -> str:
+        settled = not self._writing and not self._rerun.pending
+        notes = (*self.lm.checkpoint.notes, *recording.run.notes)
+        return status_html(
+            run_facts(recording, self._writing), STALE if settled and self._stale(recording) else "", notes
+        )
 
     def _repaint_code(self) -> None:
         try:

@@ -65,4 +65,4 @@ def bars_html(recording: Recording, index: int, settings: Settings) -> str:
     caption = f"Token {index + 1} of {len(recording.tokens)}: {was}, after “…{before[-24:]}”"
     if trace.chosen != written:
         caption += f". With these settings the same draw picks {now}"
-    return stage_bars(**data, in_text=written, caption=caption).html
+    return stage_bars(**data, in_text=written if written != trace.chosen else None, caption=caption).html

@@ -28,3 +28,9 @@ def read_prompt(lm: LanguageModel, text: str) -> str | list[int]:
     if not re.fullmatch(r"[\d\s,]*", text):
         raise TokenizerError("this model has no tokenizer: write the prompt as ids, for example 17, 4, 250")
     return [int(number) for number in re.findall(r"\d+", text)]
+
+
+def without_unknown(lm: LanguageModel, text: str) -> str:
+    """The text without the characters that the model does not know; the whole text if it knows them all."""
+    unknown = dict(lm.tokenizer.unknown_in(text)) if lm.tokenizer is not None else {}
+    return "".join(character for i, character in enumerate(text) if i not in unknown)

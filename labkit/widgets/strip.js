@@ -23,6 +23,7 @@ function render({ model, el }) {
   let timer = 0;
 
   const token = (index) => strip.querySelector(`[data-i="${index}"]`);
+  const lastToken = () => strip.lastElementChild?.closest("[data-i]");
   const index = (node) => Number(node.dataset.i);
 
   function place() {
@@ -64,7 +65,7 @@ function render({ model, el }) {
   function mark() {
     strip.querySelector(".lk-s")?.classList.remove("lk-s");
     for (const node of strip.querySelectorAll("[tabindex]")) node.removeAttribute("tabindex");
-    const node = token(model.get("selected")) ?? token(0);
+    const node = token(model.get("selected")) ?? lastToken();
     node?.classList.add("lk-s");
     node?.setAttribute("tabindex", "0"); // one stop for the tab key; arrows go on from there
   }
@@ -115,7 +116,7 @@ function render({ model, el }) {
     const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10 };
     if (event.key === "Escape") close();
     else if (event.key === "Home") select(token(0));
-    else if (event.key === "End") select(strip.lastElementChild?.closest("[data-i]"));
+    else if (event.key === "End") select(lastToken());
     else if (here && steps[event.key]) select(token(index(here) + steps[event.key]));
     else return;
     event.preventDefault();

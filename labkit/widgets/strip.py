@@ -16,9 +16,9 @@ class TokenStrip(anywidget.AnyWidget):
     """Shows HTML that views.tokens has made. New tokens travel as messages, so a paint costs the same at any length;
     ``html`` holds the whole strip once a run has ended, for views opened later and for a saved notebook.
 
-    Args:
+    Attributes:
         card: index -> HTML of a token's card, asked for when someone points at the token.
-        ready: called when a view of the strip has appeared somewhere.
+        on_ready: called when a view of the strip has appeared somewhere.
     """
 
     _esm = (HERE / "strip.js").read_text(encoding="utf-8")
@@ -27,9 +27,10 @@ class TokenStrip(anywidget.AnyWidget):
     selected = traitlets.Int(0).tag(sync=True)
     version = traitlets.Int(0).tag(sync=True)
 
-    def __init__(self, card: Callable[[int], str], ready: Callable[[], None], **kwargs: Any):
+    def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self._card, self._ready = card, ready
+        self.card: Callable[[int], str] = lambda index: ""
+        self.on_ready: Callable[[], None] = lambda: None
         self._parts: list[str] = []
         self.on_msg(self._on_message)
 
@@ -53,9 +54,9 @@ class TokenStrip(anywidget.AnyWidget):
 
     def _on_message(self, _: Any, message: dict[str, Any], buffers: Any) -> None:
         if message["type"] == "card" and message["version"] == self.version:
-            html = self._card(message["index"])
+            html = self.card(message["index"])
             self.send({"type": "card", "version": self.version, "index": message["index"], "html": html})
         elif message["type"] == "ready":
             if (whole := "".join(self._parts)) != self.html:  # opened in the middle of a run
                 self.send({"type": "reset", "version": self.version, "html": whole})
-            self._ready()
+            self.on_ready()

@@ -1,142 +1,25 @@
-"""A real JupyterLab and a real Chromium. Both belong to the test run alone: own folders, own port, own token."""
+"""A real JupyterLab and a real Chromium for the tests in this folder."""
 
-import importlib.util
-import json
-import os
-import secrets
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-SCREENSHOTS = ROOT / "artifacts" / "screenshots"
-HOW_TO_GET_ONE = "no Chromium: `apt-get install chromium` (or set LABKIT_CHROMIUM), and `pip install playwright`"
-CHROMIUM_ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
-
-def chromium() -> str | None:
-    names = (os.environ.get("LABKIT_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
-    return next((found for name in names if name and (found := shutil.which(name))), None)
+import real_lab
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    if chromium() is None or importlib.util.find_spec("playwright") is None:
-        if os.environ.get("LABKIT_REQUIRE_BROWSER") == "1":
-            pytest.fail(HOW_TO_GET_ONE)
-        pytest.skip(HOW_TO_GET_ONE)
+    if real_lab.chromium() is None:
+        pytest.fail(real_lab.HOW_TO_GET_ONE)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium(), args=CHROMIUM_ARGUMENTS)
+        launched = playwright.chromium.launch(executable_path=real_lab.chromium(), args=real_lab.CHROMIUM_ARGUMENTS)
         yield launched
         launched.close()
 
 
-@dataclass
-class JupyterLab:
-    """A running server, and the pages opened on it."""
-
-    address: str
-    token: str
-    folder: Path
-    browser: Any
-    foreign_requests: list[str] = field(default_factory=list)
-    console_errors: list[str] = field(default_factory=list)
-
-    def open(self, notebook: str) -> Any:
-        """A page with this notebook, its kernel connected."""
-        page = self.browser.new_page(viewport={"width": 1280, "height": 900})
-        page.on("console", lambda message: message.type == "error" and self.console_errors.append(message.text))
-        page.on("pageerror", lambda error: self.console_errors.append(str(error)))
-        page.on("request", lambda request: self._note_foreign(request.url))
-        page.goto(f"{self.address}/lab/tree/{notebook}?token={self.token}&reset")
-        # The indicator says idle before the kernel is connected, and cells run then are dropped without a word.
-        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
-        page.wait_for_timeout(1500)
-        return page
-
-    def run_all(self, page: Any) -> None:
-        """By the menu, as a person does."""
-        page.locator(".lm-MenuBar-itemLabel", has_text="Run").click()
-        page.get_by_role("menuitem", name="Run All Cells").first.click()
-
-    def screenshot(self, page: Any, name: str) -> None:
-        """Kept for people to look at."""
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=SCREENSHOTS / f"{name}.png")
-
-    def _note_foreign(self, url: str) -> None:
-        if url.startswith(("http", "ws")) and not url.startswith((self.address, self.address.replace("http", "ws"))):
-            self.foreign_requests.append(url)
-
-
 @pytest.fixture(scope="session")
-def jupyterlab(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
-    home = tmp_path_factory.mktemp("jupyter")
-    folder, settings = home / "notebooks", home / "settings"
-    folder.mkdir()
-    no_news = {"fetchNews": "false", "checkForUpdates": False}
-    write_setting(settings, "@jupyterlab/apputils-extension/notification", no_news)
-    # Cells outside the window stay in the page, so that the tests find them.
-    write_setting(settings, "@jupyterlab/notebook-extension/tracker", {"windowingMode": "none"})
-    token, port = secrets.token_hex(16), free_port()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
-        "JUPYTERLAB_SETTINGS_DIR": str(settings),
-        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-        "IPYTHONDIR": str(home / "ipython"),
-        "OMP_NUM_THREADS": "1",  # the models are small, and threads that wait for each other crawl on a busy machine
-        **{f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")},
-    }
-    command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
-        f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-        f"--ServerApp.root_dir={folder}",
-    ]  # fmt: skip
-    with (home / "server.log").open("w") as log:
-        server = subprocess.Popen(command, env=environment, cwd=home, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            address = f"http://127.0.0.1:{port}"
-            wait_until_it_answers(f"{address}/api/status?token={token}", server, home / "server.log")
-            yield JupyterLab(address, token, folder, browser)
-        finally:
-            server.terminate()
-            server.wait(timeout=20)
-
-
-def write_setting(folder: Path, plugin: str, values: dict[str, Any]) -> None:
-    path = folder / f"{plugin}.jupyterlab-settings"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values), encoding="utf-8")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_until_it_answers(url: str, server: subprocess.Popen[bytes], log: Path, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
+def jupyterlab(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[real_lab.JupyterLab]:
+    with real_lab.serving(tmp_path_factory.mktemp("jupyter"), browser) as lab:
+        yield lab

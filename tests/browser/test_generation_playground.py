@@ -2,13 +2,12 @@
 
 import re
 import shutil
-import time
-from collections.abc import Callable
 
 import nbformat
 import pytest
-from conftest import ROOT, JupyterLab
+from real_lab import ROOT, JupyterLab, skip_without_browser, wait_for
 
+skip_without_browser()
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]  # the first test waits for a whole notebook
 
 NOTEBOOK = ROOT / "notebooks" / "10_generate_text.ipynb"
@@ -35,8 +34,9 @@ def page(jupyterlab: JupyterLab):
     jupyterlab.run_all(page)
     wait_for(lambda: page.locator(".lk-live [data-i='50']").count() or cell_errors(page), 240)
     assert cell_errors(page) == []
-    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=120_000)
-    page.locator(".lk-playground").scroll_into_view_if_needed()
+    jupyterlab.wait_until_idle(page)
+    wait_for(lambda: finished(page), 60)
+    page.locator(".lk-playground").evaluate("element => element.scrollIntoView({block: 'center'})")
     yield page
     page.close()
 
@@ -48,15 +48,6 @@ def cell_errors(page) -> list[str]:
 def text_of(page) -> str:
     """What the model wrote."""
     return "".join(page.locator(".lk-live [data-i]").all_inner_texts())
-
-
-def wait_for(condition: Callable[[], object], seconds: float) -> float:
-    """Seconds until it holds."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, f"not within {seconds} s"
-        time.sleep(0.02)
-    return time.monotonic() - start
 
 
 def finished(page) -> bool:
@@ -123,9 +114,9 @@ def test_moving_a_slider_changes_the_distribution_and_the_text(page):
     press_on_slider(page, "temperature", "ArrowRight", 5)
     waited = wait_for(lambda: page.locator(".lk-playground .lk-bars").inner_text() != bars, 3)
     print(f"slider to distribution, in the browser: {1000 * waited:.0f} ms")
-    press_on_slider(page, "temperature", "ArrowRight", 60)
+    press_on_slider(page, "temperature", "ArrowRight", 20)
     wait_for(lambda: text_of(page) != text, 20)
-    press_on_slider(page, "temperature", "ArrowLeft", 65)
+    press_on_slider(page, "temperature", "ArrowLeft", 25)
     wait_for(lambda: text_of(page) == text, 20)  # the same settings, the same draw, the same text
 
 
@@ -152,20 +143,23 @@ def test_a_prompt_the_model_cannot_read_is_a_message_and_stays_as_typed(page, ju
     assert "outside the vocabulary: '<' (position 10)" in page.locator(".lk-error").inner_text()
     assert page.get_by_label("prompt").input_value() == "Wherefore <b>art</b> thou 7?"
     jupyterlab.screenshot(page, "playground-message")
+    button(page, "Leave them out").click()
+    wait_for(lambda: page.get_by_label("prompt").input_value() == "Wherefore bartb thou ?", 5)
     page.get_by_label("prompt").fill("JULIET:\n")
     button(page, "Generate").click()
+    page.locator(".lk-live .lk-p", has_text="J").wait_for()
     page.locator(".lk-status", has_text="100 tokens · reached the length").wait_for()
 
 
 def test_it_can_be_taken_away_as_code_and_the_dark_theme_is_readable(page, jupyterlab):
     button(page, "Copy as code").click()
-    assert "labkit.generate(lm, 'JULIET:\\n'" in page.locator(".lk-code pre").inner_text()
+    page.locator(".lk-code pre", has_text="labkit.generate(lm, 'JULIET:\\n'").wait_for()
     button(page, "Copy").click()
     button(page, "Copied").wait_for()
     page.locator(".lm-MenuBar-itemLabel", has_text="Settings").click()
-    page.get_by_role("menuitem", name="Theme", exact=True).hover()
-    page.get_by_role("menuitem", name="JupyterLab Dark", exact=True).click()
-    page.locator("body[data-jp-theme-light='false']").wait_for()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Theme$")).hover()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^JupyterLab Dark$")).click()
+    page.locator("body[data-jp-theme-light='false']").wait_for(state="attached")
     page.wait_for_timeout(500)
     jupyterlab.screenshot(page, "playground-dark")
     striking = page.locator(".lk-live .k8, .lk-live .k9").first

@@ -1,8 +1,10 @@
 """Every widget: settings in, run, and the result is what the function of labkit gives. No kernel and no browser here;
 what the browser sends is imitated by set_state and button messages."""
 
+import _thread
 import json
 import re
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -189,12 +191,20 @@ def test_stop_stops_a_long_run(playground):
     press(playground.generate_button)
     eventually(lambda: playground.strip._parts and not playground.stop_button.disabled)
     time.sleep(0.1)
+    assert playground.result is None  # not half of it
     press(playground.stop_button)
     assert eventually(lambda: not playground._background.running) <= 0.3
     result = playground.result
     assert result.finish_reason == "interrupted" and 0 < len(result.ids) < 100_000
     assert playground.strip.html.count("data-i=") == len(result.ids)
     assert "stopped" in playground.status.value and playground.stop_button.disabled
+
+
+def test_an_interrupted_cell_stops_the_run_and_keeps_what_is_there(playground):
+    playground.settings = Settings(max_new_tokens=100_000)
+    threading.Timer(0.3, _thread.interrupt_main).start()
+    result = playground.run()
+    assert result.finish_reason == "interrupted" and 0 < len(result.ids) < 100_000
 
 
 def test_generate_while_it_writes_begins_anew(playground):
@@ -280,6 +290,26 @@ def test_only_short_live_runs_follow_the_sliders_and_the_others_say_so(playgroun
         assert "press Generate" not in playground.status.value
 
 
+def test_another_prompt_waits_for_generate(playground):
+    playground.run()
+    playground.prompt_box.value = "abcd"
+    assert "press Generate" in playground.status.value
+    time.sleep(2 * SETTLE_SECONDS)
+    assert playground.result.prompt == PROMPT
+    playground.prompt_box.value = PROMPT
+    assert "press Generate" not in playground.status.value
+
+
+def test_the_selected_token_stays_selected_while_the_text_is_written_anew(playground):
+    playground.run()
+    playground.strip.set_state({"selected": 15})
+    assert "Token 16 of 20" in playground.bars.value
+    for length, shown in ((5, "Token 5 of 5"), (20, "Token 16 of 20")):
+        playground.settings = Settings(max_new_tokens=length)
+        playground.run()
+        assert shown in playground.bars.value and playground.strip.selected == 15
+
+
 def test_a_paint_sends_new_tokens_only_and_not_too_often(playground, monkeypatch):
     sent = []
     monkeypatch.setattr(playground.strip, "send", sent.append)
@@ -334,6 +364,17 @@ def test_every_preset_can_be_chosen(playground, name):
     playground.settings = Settings()
     move(playground.controls.sliders["top_k"], 7)
     assert playground.controls.preset.value not in settings_module.presets()
+
+
+def test_characters_the_model_does_not_know_can_be_left_out(playground):
+    playground.prompt_box.value = "aXbYc"
+    assert playground.leave_out_button.layout.display == "none"
+    playground.run()
+    assert playground.leave_out_button.layout.display == ""
+    press(playground.leave_out_button)
+    playground._background.wait()
+    assert playground.prompt_box.value == "abc" and playground.result.prompt == "abc"
+    assert playground.leave_out_button.layout.display == "none"
 
 
 def test_labels_say_what_is_off(playground):

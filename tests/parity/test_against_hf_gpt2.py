@@ -9,6 +9,7 @@ from tiny import random_ids
 
 import labkit
 
+FAMILY = "gpt2 (transformers)"
 CONFIGS = {
     "as it comes": {},
     "exact GELU, free width": {"activation_function": "gelu", "n_inner": 40, "layer_norm_epsilon": 1e-3},
@@ -27,7 +28,7 @@ def pair(request, tmp_path_factory):
 def test_logits(pair, measured, request):
     model, folder = pair
     lm, ids = labkit.load(folder), random_ids(40, vocab_size=61)
-    measured("gpt2 (transformers)", request.node.callspec.params["pair"], "logits", hf_models.apart(lm, model, ids), 1e-4)
+    measured(FAMILY, request.node.callspec.params["pair"], "logits", hf_models.apart(lm, model, ids), 1e-4)
     assert lm.n_parameters == model.num_parameters()
 
 
@@ -37,7 +38,7 @@ def test_greedy_tokens_and_the_end(pair, use_cache, measured, request):
     ids = random_ids(5, seed=1, vocab_size=61)
     theirs = hf_models.greedy(model, ids, 30)
     ours = labkit.generate(labkit.load(folder), ids, greedy=True, max_new_tokens=30, use_cache=use_cache)
-    measured("gpt2 (transformers)", request.node.callspec.params["pair"], "greedy ids wrong", ours.ids != theirs, 0)
+    measured(FAMILY, request.node.callspec.params["pair"], "greedy ids wrong", ours.ids != theirs, 0)
     assert (ours.finish_reason == "eos") == (theirs[-1] == 0)
 
 

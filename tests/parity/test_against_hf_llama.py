@@ -1,11 +1,14 @@
 """Llama folders of Hugging Face: the logits and the greedy tokens of transformers on the same weights."""
 
+from dataclasses import replace
+
 import hf_models
 import pytest
 from tiny import random_ids
 
 import labkit
 from labkit.checkpoints.convert import convert
+from labkit.tokenizers.char import CharTokenizer
 
 FAMILY = "llama (transformers)"
 LLAMA3 = {
@@ -48,11 +51,16 @@ def test_greedy_tokens_and_the_end(pair, use_cache, measured, request):
 
 
 def test_an_end_that_the_config_names_ends_generation_and_is_not_text(pair):
-    _, folder = pair
-    lm = labkit.load(folder)
+    lm = labkit.load(pair[1])
     assert lm.checkpoint.stop_ids == (7, 9)
-    run = labkit.generate(lm, [1, 2, 3], max_new_tokens=3, seed=0, temperature=100.0, min_new_tokens=3)
-    assert run.finish_reason == "length"  # nothing ends before the minimum
+    lm = replace(lm, tokenizer=CharTokenizer([chr(ord("A") + i) for i in range(61)]))
+    # At this temperature every token is as likely as any other, so an end comes within a few hundred.
+    settings = labkit.Settings(temperature=1e6, top_k=None, top_p=None, max_new_tokens=2000, overflow="crop")
+    run = labkit.generate(lm, [1, 2, 3], settings)
+    assert (run.finish_reason, run.ids[-1] in (7, 9)) == ("eos", True)
+    assert not {7, 9} & set(run.ids[:-1]) and run.text == lm.tokenizer.decode(run.ids[:-1])
+    longer = labkit.generate(lm, [1, 2, 3], settings, min_new_tokens=len(run.ids) + 5)
+    assert len(longer.ids) > len(run.ids) and longer.ids[: len(run.ids) - 1] == run.ids[:-1]
 
 
 PROMPTS = (
@@ -83,6 +91,11 @@ def test_smollm2_out_of_its_wheel(tmp_path, measured):
     for prompt in PROMPTS:
         ids = lm.tokenizer.encode(prompt)
         assert ids == tokenizer(prompt)["input_ids"]
-        ours = labkit.generate(lm, ids, greedy=True, max_new_tokens=200)
-        measured(FAMILY, "SmolLM2-135M", "greedy ids wrong", ours.ids != hf_models.greedy(model, ids, 200), 0)
+        ours = labkit.generate(lm, ids, greedy=True, min_new_tokens=200, max_new_tokens=200)
+        theirs = hf_models.greedy(model, ids, 200, at_least=200)
+        assert len(theirs) == 200
+        measured(FAMILY, "SmolLM2-135M", "greedy ids wrong", ours.ids != theirs, 0)
         measured(FAMILY, "SmolLM2-135M", "logits", hf_models.apart(lm, model, ids + ours.ids), 1e-4)
+    ours = labkit.generate(lm, PROMPTS[6], greedy=True, max_new_tokens=200)
+    assert ours.finish_reason == "eos" and len(ours.ids) < 200
+    assert ours.ids == hf_models.greedy(model, lm.tokenizer.encode(PROMPTS[6]), 200)

@@ -1,4 +1,4 @@
-"""Every damaged or contradictory SWA-MLA file gets the verdict of broken_verdicts.json, in one line that names the cause."""
+"""Every damaged or contradictory SWA-MLA file gets its recorded verdict, in one line that names the cause."""
 
 import re
 
@@ -55,8 +55,8 @@ def test_the_verdict(name):
 def test_what_loads_says_what_the_sound_file_says():
     sound = labkit.load(BROKEN / "plain_keys_native_config.pt")
     ids = [3, 1, 4, 1, 5, 9, 2, 6]
-    for name in ("prefix_wrong_order.pt", "zero_mask_buffer.pt", "unknown_config_key.pt", "config_contradicts_block.pt"):
-        lm = labkit.load(BROKEN / name)
+    for name in ("prefix_wrong_order", "zero_mask_buffer", "unknown_config_key", "config_contradicts_block"):
+        lm = labkit.load(BROKEN / f"{name}.pt")
         assert torch.equal(lm.logits(ids), sound.logits(ids)) and lm.config == sound.config, name
     without = labkit.load(BROKEN / "no_config.pt")  # its window is not known, but not executed either
     assert torch.equal(without.logits(ids), sound.logits(ids)) and without.config != sound.config
