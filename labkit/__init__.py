@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "load": "language_model",
     "shipped": "language_model",
+    "wrap": "language_model",
     "LanguageModel": "language_model",
     "generate": "generation",
     "stream": "generation",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from .language_model import LanguageModel as LanguageModel
     from .language_model import load as load
     from .language_model import shipped as shipped
+    from .language_model import wrap as wrap
     from .sampling import Sampler as Sampler
     from .sampling import SamplingTrace as SamplingTrace
     from .settings import Settings as Settings

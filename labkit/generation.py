@@ -73,7 +73,7 @@ class Generation:
 
 def prefill(model: CausalLM, ids: Sequence[int], cache: KVCache | None) -> Tensor:
     """All visible ids at once -> logits of the next token (V,)."""
-    batch = torch.tensor([list(ids)], device=model.lm_head.weight.device)  # (1, T)
+    batch = torch.tensor([list(ids)], device=model.device)  # (1, T)
     return model.unembed(model.hidden(batch, cache)[:, -1])[0]
 
 
@@ -152,7 +152,7 @@ class Run(Iterator[Step]):
                 return prefill(model, ids[-model.block_size :], self._cache)
             return decode_step(model, ids[-1], self._cache)
         start = visible_from(len(ids), model.block_size, overflow)
-        if not self.settings.use_cache:
+        if not self.settings.use_cache or not model.blocks:  # a wrapped function has no blocks, hence no cache
             return prefill(model, ids[start:], None)
         if self._cache is not None and self._cached_from == start and self._cache.length == len(ids) - start - 1:
             return decode_step(model, ids[-1], self._cache)

@@ -3,7 +3,7 @@
 import difflib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,7 @@ from .checkpoints import Checkpoint, CheckpointFacts, hub
 from .checkpoints.base import meta_model
 from .errors import CheckpointError, ConfigError, ContextError, TokenizerError
 from .models import CausalLM
+from .models.function import NO_LIMIT, FunctionConfig, FunctionModel
 from .tokenizers.base import Tokenizer
 from .tokenizers.bpe import GPT2Tokenizer
 from .tokenizers.char import CharTokenizer
@@ -48,7 +49,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return self.model.lm_head.weight.device
+        return self.model.device
 
     @property
     def vocab_size(self) -> int:
@@ -136,6 +137,25 @@ def load(
     facts = replace(checkpoint.facts, notes=(*notes, *checkpoint.facts.notes, *device_notes))
     model = build(checkpoint, chosen_device, resolve_dtype(dtype, chosen_device, checkpoint))
     return LanguageModel(model, checkpoint.config, checkpoint.tokenizer, facts)
+
+
+def wrap(
+    function: Callable[[Tensor], Tensor],
+    *,
+    tokenizer: Tokenizer | None = None,
+    vocab_size: int,
+    block_size: int | None = None,
+) -> LanguageModel:
+    """Any other model: ``function`` takes ids (B, T) and gives logits (B, T, V).
+
+    Generation, sampling traces and views work on it as on a checkpoint; it runs without a cache.
+    """
+    if tokenizer is not None and tokenizer.vocab_size != vocab_size:
+        raise TokenizerError(f"the tokenizer has {tokenizer.vocab_size} entries, the logits have {vocab_size}")
+    config = FunctionConfig(vocab_size, block_size or NO_LIMIT)
+    name = getattr(function, "__name__", type(function).__name__)
+    facts = CheckpointFacts(family="function", format="a Python function", path=Path(name), dtype="as the function has it")
+    return LanguageModel(FunctionModel(function, config).eval(), config, tokenizer, facts)
 
 
 def build(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> CausalLM:
@@ -290,4 +310,4 @@ def suggestion(name: str) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else f"; shipped are {', '.join(names)}" * bool(names)
 
 
-__all__ = ["LanguageModel", "load", "shipped"]
+__all__ = ["LanguageModel", "load", "locate", "shipped", "wrap"]

@@ -24,9 +24,8 @@ def run(capsys, *arguments: str) -> tuple[int, str, str]:
 
 
 def test_generate_prints_prompt_and_continuation_and_the_same_for_the_same_seed(capsys):
-    first = run(capsys, "generate", SOURCE, "--prompt", "ROMEO:", "--max-new-tokens", "20", "--seed", "3")
-    again = run(capsys, "generate", SOURCE, "--prompt", "ROMEO:", "--max-new-tokens", "20", "--seed", "3", "--no-stream")
-    other = run(capsys, "generate", SOURCE, "--prompt", "ROMEO:", "--max-new-tokens", "20", "--seed", "4")
+    asked = ("generate", SOURCE, "--prompt", "ROMEO:", "--max-new-tokens", "20", "--seed")
+    first, again, other = run(capsys, *asked, "3"), run(capsys, *asked, "3", "--no-stream"), run(capsys, *asked, "4")
     assert first[0] == 0 and first[1].startswith("ROMEO:") and len(first[1].rstrip("\n")) >= 26 - 1
     assert first[1] == again[1] != other[1]
 
@@ -58,7 +57,8 @@ def test_an_option_beats_the_file_and_verbose_says_where_each_setting_comes_from
 
 
 def test_stop_text_ends_generation(capsys):
-    _, out, _ = run(capsys, "generate", SOURCE, "--prompt", "ROMEO:\n", "--stop", " ", "--json", "--max-new-tokens", "99")
+    asked = ("--prompt", "ROMEO:\n", "--stop", " ", "--json", "--max-new-tokens", "99")
+    _, out, _ = run(capsys, "generate", SOURCE, *asked)
     said = json.loads(out)
     assert said["finish_reason"] == "stop" and " " not in said["text"]
 
@@ -90,7 +90,7 @@ def test_inspect_of_a_run_lists_its_checkpoints_and_marks_the_best(capsys):
     ("arguments", "status", "words"),
     [
         (["generate", "nosuch"], 1, "no such file or folder"),
-        (["generate", "shakespear-char"], 1, "did you mean shakespeare-char?"),
+        (["generate", "shakespear-char"], 1, "did you mean shakespeare-char"),
         (["generate", SOURCE, "--temperature", "-1"], 1, "temperature is -1.0; it must be a number from 0"),
         (["generate", SOURCE, "--top-p", "1.5"], 1, "top_p is 1.5"),
         (["generate", SOURCE, "--config", "nosuch.toml"], 1, "nosuch.toml"),
@@ -120,3 +120,12 @@ def test_python_dash_m_labkit_is_the_command():
     root = Path(__file__).resolve().parent.parent
     done = subprocess.run([sys.executable, "-m", "labkit", "--version"], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0 and "0.1.0" in done.stdout
+
+
+def test_convert_writes_reads_back_and_refuses_a_folder_that_is_there(capsys, tmp_path):
+    status, out, _ = run(capsys, "convert", "step_000200", str(tmp_path / "copy"), "--dtype", "bfloat16")
+    assert status == 0 and "every weight compared" in out
+    facts = json.loads(run(capsys, "inspect", str(tmp_path / "copy"), "--json")[1])
+    assert facts["dtype in file"] == "bfloat16" and facts["family"] == "nanochat" and facts["step"] == 200
+    status, _, err = run(capsys, "convert", "step_000200", str(tmp_path / "copy"))
+    assert status == 1 and "exists already" in err

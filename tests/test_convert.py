@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 from dataclasses import replace
 
 import hf_models
@@ -15,11 +16,11 @@ import labkit
 from labkit.checkpoints import convert as convert_module
 from labkit.checkpoints import read
 from labkit.checkpoints.convert import convert
+from labkit.checkpoints.tokenizer_json import json_of
 from labkit.layers.rotary import LinearScaling, Llama3Scaling, PairScaling
 from labkit.tokenizers.bpe import GPT2Tokenizer
 from labkit.tokenizers.char import CharTokenizer
 from labkit.tokenizers.hf import HFTokenizer
-from labkit.tokenizers.tokenizer_json import json_of
 
 every_case = pytest.mark.parametrize(("family", "variant"), CASES)
 
@@ -392,6 +393,49 @@ def test_a_folder_with_much_else_in_it_is_still_one_model(folder):
     (folder / "other.gguf").write_bytes(b"GGUF")
     with pytest.raises(labkit.CheckpointError, match="several checkpoints .model.safetensors, other.gguf"):
         labkit.load(folder)
+
+
+ODD = (None, [], {}, "x", "", -1, 0, 3, 1 << 31, 1 << 100, 1.5, float("nan"), float("inf"), True, [1], {"a": 1})
+
+
+def with_something_odd(described: dict, rng: random.Random) -> dict:
+    """One value, at any depth, replaced or taken away."""
+    places: list[tuple] = []
+
+    def walk(value):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            places.append((value, key))
+            if isinstance(value[key], dict | list):
+                walk(value[key])
+
+    walk(described)
+    holder, key = rng.choice(places)
+    if rng.random() < 0.1:
+        del holder[key]
+    else:
+        holder[key] = rng.choice(ODD)
+    return described
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "labkit", "labcore_gpt"])
+def test_a_config_with_anything_in_it_is_refused_or_read_but_never_crashes(kind, tmp_path):
+    folder = tmp_path / kind
+    if kind == "labkit":
+        convert(tiny("swa_mla", "configured"), folder)
+    elif kind == "labcore_gpt":
+        convert(fixtures_root() / "labcore" / "char_learned_bias" / "hf_export", folder, format="native")
+    else:
+        hf_models.save(getattr(hf_models, kind)(), folder)
+    path, rng, refused = folder / "config.json", random.Random(kind), 0
+    good = path.read_text()
+    for _ in range(120):
+        path.write_text(json.dumps(with_something_odd(json.loads(good), rng)))
+        try:
+            labkit.load(folder)
+        except labkit.LabkitError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 30
 
 
 # LabCore's hub export

@@ -277,7 +277,8 @@ def test_what_a_stream_held_back_for_a_possible_stop_comes_with_its_last_step(lm
 
 
 def test_characters_that_span_tokens_come_whole():
-    lm = tiny.language_model("gpt2", dataclasses.replace(tiny.TINY["gpt2"]["tied"], vocab_size=256), tiny.single_bytes())
+    config = dataclasses.replace(tiny.TINY["gpt2"]["tied"], vocab_size=256)
+    lm = tiny.language_model("gpt2", config, tiny.single_bytes())
     run = labkit.stream(lm, "é", max_new_tokens=60, top_k=None, top_p=None, temperature=3.0)
     pieces = [step.text for step in run]
     g = run.result()

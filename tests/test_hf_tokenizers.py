@@ -12,11 +12,11 @@ import labkit
 from labkit.checkpoints.gguf import find_tokenizer
 from labkit.checkpoints.gguf_file import GGUF, read_gguf
 from labkit.checkpoints.huggingface import find_tokenizer as find_in_folder
+from labkit.checkpoints.tokenizer_json import json_of, table_of
 from labkit.language_model import in_wheel
 from labkit.tokenizers.bpe import PATTERNS, GPT2Tokenizer, TableTokenizer, gpt2_merges
 from labkit.tokenizers.char import CharTokenizer
 from labkit.tokenizers.hf import HFTokenizer
-from labkit.tokenizers.tokenizer_json import json_of, table_of
 
 PIECES = [
     *("Hello", " world", "the", " of", "I'LL", "don't", "'s", " '", "_x_", "...", " $", "=="),

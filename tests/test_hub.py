@@ -30,8 +30,15 @@ for source, revision in json.loads(sys.argv[1]):
 
 def load_all(sources, home: Path, endpoint: str, offline: bool = False) -> list[dict]:
     """Load each (source, revision) in one new interpreter with an own hub cache."""
-    env = os.environ | {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
-    env |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "1" if offline else "0", "HF_TOKEN": "hf_secret_of_the_test"}
+    env = os.environ | {
+        "HF_HOME": str(home),
+        "HF_ENDPOINT": endpoint,
+        "HF_TOKEN": "hf_secret_of_the_test",
+        "HF_HUB_OFFLINE": "1" if offline else "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-c", LOAD_ALL, json.dumps(sources)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

@@ -219,7 +219,7 @@ def test_weights_are_in_the_dtype_that_was_asked_for(checkpoint, dtype, expected
     assert len(labkit.generate(lm, "to be", max_new_tokens=30).ids) == 30
 
 
-@pytest.mark.parametrize("dtype", ["float8", "int8", "", "half precision", torch.int64, torch.bool, torch.complex64], ids=str)
+@pytest.mark.parametrize("dtype", ["float8", "int8", "", "half", torch.int64, torch.bool, torch.complex64], ids=str)
 def test_an_unknown_dtype_or_one_that_is_no_floating_point_is_refused(checkpoint, dtype):
     with pytest.raises(ConfigError, match="dtype .* is unknown.*float32, float16, bfloat16"):
         labkit.load(checkpoint, dtype=dtype)

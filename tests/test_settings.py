@@ -226,7 +226,8 @@ def test_a_file_that_is_absent_or_no_text_is_refused(tmp_path):
 
 # --- LabCore's own files, and the presets
 
-RECORDS = {record["file"]: record["result"] for record in read_json("labcore", "config_loader", "expected.json")["cases"]}
+LOADED = read_json("labcore", "config_loader", "expected.json")["cases"]
+RECORDS = {record["file"]: record["result"] for record in LOADED}
 SHARED = ("temperature", "top_k", "top_p", "repetition_penalty", "max_new_tokens", "deterministic")
 
 

@@ -27,6 +27,7 @@ def chunked(draw, text: st.SearchStrategy[bytes]) -> list[bytes]:
 
 
 UTF8 = st.text(st.sampled_from("aab é日🙂\n") | st.characters(codec="utf-8")).map(str.encode)
+DATA = st.data()
 STOPS = st.lists(st.text("ab é日🙂\n", min_size=1, max_size=4), max_size=4)
 
 
@@ -40,7 +41,7 @@ def test_all_that_is_given_out_is_the_decoded_text_cut_at_the_first_stop(chunks,
 
 
 @hypothesis_settings(max_examples=200)
-@given(text=st.text("ab", max_size=20), stop=st.lists(st.text("ab", min_size=1, max_size=5), max_size=4), data=st.data())
+@given(text=st.text("ab", max_size=20), stop=st.lists(st.text("ab", min_size=1, max_size=5), max_size=4), data=DATA)
 def test_how_the_text_is_cut_into_tokens_changes_nothing(text, stop, data):
     """Overlapping stop strings over two letters: the hardest case for holding back."""
     one_by_one, _ = stream([c.encode() for c in text], stop)

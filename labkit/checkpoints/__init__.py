@@ -39,10 +39,11 @@ def read(path: Path, meta: Path | None = None, options: Mapping[str, Any] | None
     for reader in READERS:
         if reader.recognises(file):
             checkpoint = reader.read(file, meta, options or {})
+            facts = replace(checkpoint.facts, recognised_by=(reader.recognises.__doc__ or "").strip())
             if path.is_dir() and file.path.parent != path:
                 note = f"{file.path.parent.name} has most tokens of the checkpoints in {path.name}."
-                return replace(checkpoint, facts=replace(checkpoint.facts, notes=(note, *checkpoint.facts.notes)))
-            return checkpoint
+                facts = replace(facts, notes=(note, *facts.notes))
+            return replace(checkpoint, facts=facts)
     raise CheckpointError(f"{file.path}: {describe_unrecognised(file)}")
 
 

@@ -30,6 +30,7 @@ class CheckpointFacts:
     Attributes:
         family: key into ``models.FAMILIES``.
         format: the native format it was written in, in words.
+        recognised_by: what in the file told the format.
         path: the model file.
         dtype: of the weights in the file, in words ("float32", or "bfloat16 and float32").
         step, losses: of the training run, where the file tells.
@@ -47,6 +48,7 @@ class CheckpointFacts:
     notes: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     chat_template: str | None = field(default=None, repr=False)
+    recognised_by: str = field(default="", repr=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -112,7 +114,7 @@ class Reader(Protocol):
     """One native format. A reader is a module with these two functions."""
 
     def recognises(self, file: ModelFile) -> bool:
-        """By content, never by file name alone."""
+        """By content, never by file name alone. The docstring says by what: ``labkit inspect`` shows it."""
         ...
 
     def read(self, file: ModelFile, meta: Path | None, options: Mapping[str, Any]) -> Checkpoint:
@@ -143,7 +145,12 @@ def whole_number(value: Any) -> int | None:
 
 def finite_loss(value: Any) -> dict[str, float]:
     """{"val": loss}, or nothing where there is no finite one."""
-    return {"val": float(value)} if isinstance(value, int | float) and math.isfinite(value) else {}
+    return {"val": float(value)} if isinstance(value, int | float) and abs(value) < 1e300 else {}
+
+
+def numbers_in(losses: Any) -> dict[str, float]:
+    """{"train": …, "val": …}; empty for a save without evaluation."""
+    return {str(name): x for name, x in losses.items() if finite_loss(x)} if isinstance(losses, dict) else {}
 
 
 class NoInitialValues(TorchFunctionMode):
@@ -167,19 +174,31 @@ def meta_model(family: str, config: Any) -> CausalLM:
         raise CheckpointError(f"a {family} model with the checkpoint's config cannot be laid out ({why})") from None
 
 
+def ids_in(value: Any, vocab_size: int) -> tuple[int, ...]:
+    """One id or a list of them -> those that the vocabulary has."""
+    ids = value if isinstance(value, list) else [value]
+    return tuple(i for i in ids if type(i) is int and 0 <= i < vocab_size)
+
+
+def brief(value: Any) -> str:
+    """A value out of a file for a message: one line, not too long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
 def make_config(cls: type, fields: Mapping[str, Any], where: Path) -> Any:
     """Build a config; what is impossible or of the wrong type is an error that names the file."""
     for name, value in fields.items():
         expected = cls.__dataclass_fields__[name].type  # type: ignore[attr-defined]
         if expected is int and (type(value) is not int or not 1 <= value <= MOST):
-            raise CheckpointError(f"{where}: {name} is {value!r}; it must be a whole number from 1 to {MOST:,}")
+            raise CheckpointError(f"{where}: {name} is {brief(value)}; it must be a whole number from 1 to {MOST:,}")
         if expected is float and (type(value) not in (int, float) or not 0 <= value < math.inf):
-            raise CheckpointError(f"{where}: {name} is {value!r}; it must be a number from 0")
+            raise CheckpointError(f"{where}: {name} is {brief(value)}; it must be a number from 0")
         if expected is bool and type(value) is not bool:
-            raise CheckpointError(f"{where}: {name} is {value!r}; it must be true or false")
+            raise CheckpointError(f"{where}: {name} is {brief(value)}; it must be true or false")
     try:
         return cls(**fields)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{where}: {error}") from None
 
 

@@ -13,10 +13,10 @@ from ..models.llama import LlamaConfig
 from ..tokenizers.base import Tokenizer
 from ..tokenizers.bpe import TableTokenizer
 from ..tokenizers.hf import HFTokenizer
-from ..tokenizers.tokenizer_json import sentencepiece_json
 from .base import Checkpoint, CheckpointFacts, ModelFile, make_config, meta_model, odd_weights, refuse_options
 from .gguf_file import GGUF
 from .rename import Fused, Table, check_layers, to_canonical
+from .tokenizer_json import sentencepiece_json
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # token types
 ROPE_FACTORS = "rope_freqs.weight"

@@ -19,7 +19,9 @@ from .base import (
     Checkpoint,
     CheckpointFacts,
     ModelFile,
+    brief,
     dtype_words,
+    ids_in,
     make_config,
     meta_model,
     odd_weights,
@@ -130,7 +132,7 @@ def transposed(native: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def refuse_switches(family: str, described: Mapping[str, Any], where: Path) -> None:
     for name, only in FIXED[family].items():
         if described.get(name, only) != only:
-            raise CheckpointError(f"{where}: {name} is {described[name]!r}; labkit's {family} knows {only!r} only")
+            raise CheckpointError(f"{where}: {name} is {brief(described[name])}; labkit's {family} knows {only!r} only")
 
 
 def gpt2_config(described: Mapping[str, Any], where: Path) -> GPT2Config:
@@ -160,7 +162,7 @@ def llama_config(described: Mapping[str, Any], where: Path) -> LlamaConfig:
     fields = required(described, (*names, "max_position_embeddings"), where)
     rope = described.get("rope_parameters") or described.get("rope_scaling") or {}
     if not isinstance(rope, dict):
-        raise CheckpointError(f"{where}: rope_scaling is {rope!r}; it must be an object")
+        raise CheckpointError(f"{where}: rope_scaling is {brief(rope)}; it must be an object")
     heads = fields["num_attention_heads"]
     return make_config(
         LlamaConfig,
@@ -191,13 +193,13 @@ def required(described: Mapping[str, Any], names: Sequence[str], where: Path) ->
         raise CheckpointError(f"{where}: lacks {', '.join(missing)}")
     for name in names:
         if type(described[name]) is not int:
-            raise CheckpointError(f"{where}: {name} is {described[name]!r}; it must be a whole number")
+            raise CheckpointError(f"{where}: {name} is {brief(described[name])}; it must be a whole number")
     return {name: described[name] for name in names}
 
 
 def activation(name: Any, where: Path) -> str:
     if not isinstance(name, str) or name not in ACTIVATIONS:
-        raise CheckpointError(f"{where}: activation {name!r}; labkit knows {', '.join(ACTIVATIONS)}")
+        raise CheckpointError(f"{where}: activation {brief(name)}; labkit knows {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
@@ -216,17 +218,11 @@ def rope_scaling(rope: Mapping[str, Any], where: Path) -> Scaling | None:
         },
     }.get(kind)
     if names is None:
-        raise CheckpointError(f"{where}: rope scaling {kind!r}; labkit knows default, linear and llama3")
+        raise CheckpointError(f"{where}: rope scaling {brief(kind)}; labkit knows default, linear and llama3")
     if missing := [name for name in names.values() if name not in rope]:
         raise CheckpointError(f"{where}: rope scaling {kind} lacks {', '.join(missing)}")
     scaling = LinearScaling if kind == "linear" else Llama3Scaling
     return make_config(scaling, {ours: rope[theirs] for ours, theirs in names.items()}, where)
-
-
-def ids_in(value: Any, vocab_size: int) -> tuple[int, ...]:
-    """One id or a list of them -> those that the vocabulary has."""
-    ids = value if isinstance(value, list) else [value]
-    return tuple(i for i in ids if type(i) is int and 0 <= i < vocab_size)
 
 
 def find_tokenizer(folder: Path, vocab_size: int, stop_ids: Sequence[int], notes: list[str]) -> Tokenizer | None:

@@ -15,11 +15,11 @@ from ..models.gpt2 import GPT2Config
 from ..models.labcore import LabCoreConfig
 from ..models.llama import LlamaConfig
 from ..tokenizers.base import Tokenizer
-from ..tokenizers.tokenizer_json import json_of
 from .base import Checkpoint, meta_model
 from .huggingface import GPT2_TABLE, llama_table, transposed
 from .labkit_format import save_safetensors, write_text
 from .rename import to_native
+from .tokenizer_json import json_of
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
 

@@ -23,9 +23,11 @@ from .base import (
     dtype_words,
     make_config,
     meta_model,
+    numbers_in,
     odd_weights,
     read_json,
     refuse_options,
+    whole_number,
 )
 from .rename import Table, check_layers, tensors_in, tie, to_canonical, to_native
 
@@ -108,8 +110,8 @@ def read(file: ModelFile, meta: Path | None, options: Mapping[str, Any]) -> Chec
         format="LabCore hub export" if hub else "LabCore checkpoint",
         path=path,
         dtype=dtype_words(weights),
-        step=payload.get("step"),
-        losses=dict(payload.get("losses") or {}),
+        step=whole_number(payload.get("step")),
+        losses=numbers_in(payload.get("losses")),
         notes=(*notes, *odd_weights(weights)),
     )
     return Checkpoint(facts, config, weights, tokenizer)

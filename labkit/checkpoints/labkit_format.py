@@ -17,18 +17,22 @@ from ..tokenizers.base import Tokenizer
 from ..tokenizers.bpe import GPT2Tokenizer, TableTokenizer
 from ..tokenizers.char import CharTokenizer
 from ..tokenizers.hf import HFTokenizer
-from ..tokenizers.tokenizer_json import json_of, table_of
 from .base import (
     Checkpoint,
     CheckpointFacts,
     ModelFile,
+    brief,
     dtype_words,
+    ids_in,
     make_config,
     meta_model,
+    numbers_in,
+    odd_weights,
     refuse_options,
     whole_number,
 )
 from .rename import check_layers, tensors_in, to_canonical
+from .tokenizer_json import json_of, table_of
 
 FORMAT, VERSION = "labkit", 1
 TOKENIZER_FILE = "tokenizer.json"
@@ -46,10 +50,10 @@ def read(file: ModelFile, meta: Path | None, options: Mapping[str, Any]) -> Chec
     path, described = file.path, file.config
     where = path.with_name("config.json")
     if described.get("version") != VERSION:
-        raise CheckpointError(f"{where}: version {described.get('version')!r}; this labkit reads {VERSION}")
+        raise CheckpointError(f"{where}: version {brief(described.get('version'))}; this labkit reads {VERSION}")
     family = described.get("family")
-    if family not in FAMILIES:
-        raise CheckpointError(f"{where}: family {family!r}; this labkit knows {', '.join(FAMILIES)}")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise CheckpointError(f"{where}: family {brief(family)}; this labkit knows {', '.join(FAMILIES)}")
     config = decode_config(FAMILIES[family].config, described.get("config"), where)
     native = tensors_in(file.payload, str(path))
     check_layers(native, "blocks.", config.n_layer, str(path))
@@ -58,20 +62,24 @@ def read(file: ModelFile, meta: Path | None, options: Mapping[str, Any]) -> Chec
         if kept in native:
             native[name] = native[kept]
     weights = to_canonical(native, {name: name for name in model.state_dict()}, model, str(path))
-    losses, template = described.get("losses"), described.get("chat_template")
+    template, said = described.get("chat_template"), list_of(described.get("notes"))
     facts = CheckpointFacts(
         family=family,
         format=FORMAT_WORDS + (f"{FROM}{described['origin']}" if described.get("origin") else ""),
         path=path,
         dtype=dtype_words(weights),
         step=whole_number(described.get("step")),
-        losses={k: x for k, x in losses.items() if isinstance(x, int | float)} if isinstance(losses, dict) else {},
-        notes=tuple(note for note in described.get("notes") or () if isinstance(note, str)),
-        stop_ids=tuple(i for i in described.get("stop_ids") or () if type(i) is int and 0 <= i < config.vocab_size),
+        losses=numbers_in(described.get("losses")),
+        notes=tuple(dict.fromkeys([*(note for note in said if isinstance(note, str)), *odd_weights(weights)])),
+        stop_ids=ids_in(described.get("stop_ids"), config.vocab_size),
         chat_template=template if isinstance(template, str) else None,
     )
     tokenizer = read_tokenizer(described.get("tokenizer"), path.parent, config.vocab_size)
     return Checkpoint(facts, config, weights, tokenizer)
+
+
+def list_of(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> None:
@@ -138,7 +146,7 @@ def decode(value: Any, classes: Mapping[str, type], where: Path) -> Any:
         return value
     cls = classes.get(str(value.get("kind")))
     if cls is None:
-        raise CheckpointError(f"{where}: {value.get('kind')!r} is no kind of value that this family has")
+        raise CheckpointError(f"{where}: {brief(value.get('kind'))} is no kind of value that this family has")
     fields = {name: decode(each, classes, where) for name, each in value.items() if name != "kind"}
     if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(cls)}):
         raise CheckpointError(f"{where}: {cls.__name__} has no {', '.join(unknown)}; written by a newer labkit?")
@@ -199,7 +207,7 @@ def read_tokenizer(described: Any, folder: Path, vocab_size: int) -> Tokenizer |
         elif kind == "table":
             tokenizer = table_of((folder / TOKENIZER_FILE).read_text(encoding="utf-8"), **fields)
         else:
-            raise TokenizerError(f"a tokenizer of type {kind!r} is unknown")
+            raise TokenizerError(f"a tokenizer of type {brief(kind)} is unknown")
     except (TokenizerError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{where}: its tokenizer cannot be read ({error})") from None
     if tokenizer.vocab_size != vocab_size:

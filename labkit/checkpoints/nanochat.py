@@ -21,11 +21,13 @@ from .base import (
     CheckpointFacts,
     ModelFile,
     dtype_words,
+    finite_loss,
     make_config,
     meta_model,
     odd_weights,
     read_json,
     refuse_options,
+    whole_number,
 )
 from .rename import Fused, Table, check_layers, tensors_in, to_canonical, to_native
 
@@ -119,17 +121,18 @@ def read(file: ModelFile, meta: Path | None, options: Mapping[str, Any]) -> Chec
     check_layers(native, "transformer.h.", config.n_layer, str(path))
     weights = to_canonical(native, table(config), meta_model("nanochat", config), str(path))
     tokenizer = find_tokenizer(path.parent, config.vocab_size, notes)
-    check_step(path, described.get("step"), notes)
+    step = whole_number(described.get("step"))
+    check_step(path, step, notes)
     facts = CheckpointFacts(
         family="nanochat",
         format=f"nanochat checkpoint ({version})",
         path=path,
         dtype=dtype_words(weights),
-        step=described.get("step"),
+        step=step,
         losses={
             name.removeprefix("val_").replace("loss", "val"): described[name]
             for name in ("val_loss", "val_bpb")
-            if isinstance(described.get(name), int | float)
+            if finite_loss(described.get(name))
         },
         notes=(*notes, *odd_weights(weights)),
     )
@@ -213,7 +216,7 @@ def version_fields(
     return special
 
 
-def check_step(path: Path, step: Any, notes: list[str]) -> None:
+def check_step(path: Path, step: int | None, notes: list[str]) -> None:
     """Folder, file name and meta each name a step; say so when they differ."""
     named = {
         "folder": re.fullmatch(r"step_(\d+)", path.parent.name),

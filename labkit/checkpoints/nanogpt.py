@@ -17,6 +17,7 @@ from .base import (
     Checkpoint,
     CheckpointFacts,
     ModelFile,
+    brief,
     dtype_words,
     finite_loss,
     make_config,
@@ -79,8 +80,8 @@ def read_config(model_args: Any, activation: str, path: Path) -> GPT2Config:
     bias = model_args.get("bias", True)
     fields = {name: model_args[name] for name in MODEL_ARGS[:5]}
     if type(fields["n_embd"]) is not int:
-        raise CheckpointError(f"{path}: n_embd is {fields['n_embd']!r}; it must be a whole number")
-    rest = {"bias": bias, "norm_bias": bias, "dropout": model_args.get("dropout") or 0.0}
+        raise CheckpointError(f"{path}: n_embd is {brief(fields['n_embd'])}; it must be a whole number")
+    rest = {"bias": bias, "norm_bias": bias, "dropout": model_args.get("dropout", 0.0)}
     return make_config(GPT2Config, {**fields, "n_hidden": 4 * fields["n_embd"], "activation": activation, **rest}, path)
 
 

@@ -84,7 +84,11 @@ def described(file: ModelFile) -> dict[str, Any]:
         found = file.config.get("training_config", file.config)
     if not isinstance(found, Mapping):
         return {}
-    return {re.sub(r"^mla_(?!layers_per_cycle)", "", str(name)): value for name, value in found.items()}
+    return {
+        re.sub(r"^mla_(?!layers_per_cycle)", "", str(name)): value
+        for name, value in found.items()
+        if not isinstance(value, Tensor)
+    }
 
 
 def read(file: ModelFile, meta: Path | None, options: Mapping[str, Any]) -> Checkpoint:

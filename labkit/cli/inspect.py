@@ -54,6 +54,7 @@ def describe(lm: LanguageModel) -> dict[str, Any]:
     return {
         "path": str(facts.path),
         "format": facts.format,
+        "recognised by": facts.recognised_by,
         "family": facts.family,
         "parameters": lm.n_parameters,
         "context": lm.model.block_size,

@@ -74,12 +74,16 @@ class CausalLM(nn.Module, ABC):
         """ids (B, T) -> logits (B, T, V) in float32"""
         return self.unembed(self.hidden(ids, cache, positions))
 
+    @property
+    def device(self) -> torch.device:
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
     def new_cache(self, batch: int = 1, capacity: int = 64) -> KVCache:
         """An empty cache with the store that each layer's attention needs; layers of one kind share their slots.
 
         It grows as needed; ``capacity`` is what it starts with.
         """
-        device = self.lm_head.weight.device
+        device = self.device
         slots = Slots.empty(batch, capacity, device)
         windows: dict[Window, WindowSlots] = {}
         stores: list[Store] = []
@@ -94,6 +98,6 @@ class CausalLM(nn.Module, ABC):
 
     def new_rolling_cache(self, batch: int = 1) -> KVCache:
         """An empty cache that keeps the newest block_size tokens for ever (``overflow="labcore"``)."""
-        device = self.lm_head.weight.device
+        device = self.device
         stores = [NewestStore(Slots.empty(batch, self.block_size + 1, device), self.block_size) for _ in self.blocks]
         return KVCache(list(stores), batch, device)

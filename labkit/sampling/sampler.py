@@ -121,12 +121,7 @@ class Sampler:
         logits = logits.float()
         for stage in self.stages:
             logits = stage(logits, context)
-        if not torch.isfinite(logits.max(dim=-1).values).all():
-            raise SamplingError(
-                "the logits hold NaN or infinity, or no token is left to draw from; "
-                "check the weights (labkit inspect) and the settings"
-            )
-        return logits
+        return drawable(logits)
 
     def __call__(self, logits: Tensor, context: StepContext) -> Tensor:
         """logits (B, V) -> ids (B,)"""
@@ -154,7 +149,17 @@ class Sampler:
         for stage in self.stages:
             before, current = current, stage(current, context)
             records.append(record(stage.name, before[0], current[0]))
-        return SamplingTrace(tuple(records), int(self(torch.as_tensor(logits).cpu().unsqueeze(0), context)[0]))
+        return SamplingTrace(tuple(records), int(self.draw(drawable(current), context)[0]))
+
+
+def drawable(logits: Tensor) -> Tensor:
+    """The logits (B, V) as they are, if every row has something to draw from."""
+    if not torch.isfinite(logits.max(dim=-1).values).all():
+        raise SamplingError(
+            "the logits hold NaN or infinity, or no token is left to draw from; "
+            "check the weights (labkit inspect) and the settings"
+        )
+    return logits
 
 
 def record(name: str, before: Tensor | None, after: Tensor) -> StageRecord:

@@ -58,7 +58,7 @@ def train(model: CausalLM, rows: Rows, settings: TrainingSettings, save: Save, r
 
 
 def _train(model: CausalLM, rows: Rows, settings: TrainingSettings, save: Save, report: Report) -> None:
-    device = model.lm_head.weight.device
+    device = model.device
     generator = torch.Generator().manual_seed(settings.seed)
     optimizers = make_optimizers(model, settings)
     best, running, started = math.inf, math.nan, time.perf_counter()
@@ -119,7 +119,7 @@ def schedule(step: int, settings: TrainingSettings) -> float:
 def mean_loss(model: CausalLM, rows: Tensor, batch_size: int = 64) -> float:
     """Mean cross-entropy in nats per id over all rows (N, T + 1), in float32."""
     model.eval()
-    device = model.lm_head.weight.device
+    device = model.device
     total = 0.0
     for part in rows.split(batch_size):
         logits = model(part[:, :-1].to(device))

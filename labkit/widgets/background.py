@@ -71,7 +71,10 @@ class Debounced:
             self._timer.start()
 
     def _call(self) -> None:
-        self._timer = None
+        with self._lock:
+            if self._timer is not threading.current_thread():
+                return  # called off at the last moment
+            self._timer = None
         self._function()
 
     @property

@@ -23,8 +23,11 @@ class CodeBox(anywidget.AnyWidget):
 def generate_code(lm: LanguageModel, prompt: str | list[int], settings: Settings) -> str:
     """Lines that generate the same; of the settings only what differs from the defaults."""
     arguments = [repr(prompt), *(f"{name}={value!r}" for name, value in settings.changed().items())]
+    # A model that never was a file cannot be opened again: the code then goes on from the variable that holds it.
+    is_file = lm.checkpoint.path.exists()
+    opened = f"lm = labkit.load({source_of(lm)!r})" if is_file else "# lm is the model you gave to the widget"
     return (
-        f"import labkit\n\nlm = labkit.load({source_of(lm)!r})\n"
+        f"import labkit\n\n{opened}\n"
         f"generation = labkit.generate(lm, {', '.join(arguments)})\n"
         f"print(generation.{'text' if lm.tokenizer is not None else 'ids'})"
     )

@@ -1,6 +1,5 @@
 """The controls of generation: one slider, box or menu for each setting that people turn, and Settings out of them."""
 
-import math
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,7 +59,7 @@ class GenerationControls:
             options=[NO_PRESET, *presets()], description="preset", style={"description_width": "initial"}
         )
         self._controls = {**self.sliders, **self.boxes}
-        self._base, self._quiet = settings, False
+        self._base, self._seen, self._quiet = settings, dict[str, Any](), False
         self.on_change: Callable[[], None] = lambda: None
         self.settings = settings
         for control in self._controls.values():
@@ -71,7 +70,7 @@ class GenerationControls:
     @property
     def settings(self) -> Settings:
         """What the controls say. ConfigError where they contradict each other."""
-        return self._base.replace(**{name: _plain(control.value) for name, control in self._controls.items()})
+        return self._base.replace(**self._values())
 
     @settings.setter
     def settings(self, settings: Settings) -> None:
@@ -84,7 +83,19 @@ class GenerationControls:
                     # A value that the slider does not reach is somebody's wish, not a mistake: the slider makes room.
                     control.min, control.max = min(control.min, value), max(control.max, value)
                 control.value = value
+            self._seen = self._values()
             self._describe()
+
+    def _values(self) -> dict[str, Any]:
+        return {name: self._value(name, control) for name, control in self._controls.items()}
+
+    def _value(self, name: str, control: Any) -> Any:
+        """A control's value. A slider in a browser rounds what it is given to its steps; what was given still holds."""
+        value, given = control.value, getattr(self._base, name)
+        if name not in self.sliders:
+            return value
+        given = off_value(name, given) if name in OFF else given
+        return given if abs(value - given) <= control.step / 2 else round(value, 4)
 
     @contextmanager
     def _one_change(self) -> Iterator[None]:
@@ -96,8 +107,10 @@ class GenerationControls:
             self._quiet = quiet_before
 
     def _on_move(self, _: Any) -> None:
-        if self._quiet:
+        values = self._values()
+        if self._quiet or values == self._seen:
             return
+        self._seen = values
         with self._one_change():
             self.preset.value = NO_PRESET
             self._describe()
@@ -116,10 +129,3 @@ class GenerationControls:
             word = "greedy" if name == "temperature" and slider.value == 0 else None
             word = "off" if name in OFF and slider.value == OFF[name] else word
             slider.description = LABELS[name] + (f" · {word}" if word else "")
-
-
-def _plain(value: Any) -> Any:
-    """0.30000000000000004, which is what a slider makes of 0.3, as 0.3."""
-    if isinstance(value, float) and math.isclose(value, round(value, 3), abs_tol=1e-9):
-        return round(value, 3)
-    return value

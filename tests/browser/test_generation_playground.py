@@ -111,10 +111,10 @@ def test_every_control_explains_itself_to_the_keyboard(page):
 
 def test_moving_a_slider_changes_the_distribution_and_the_text(page):
     bars, text = page.locator(".lk-playground .lk-bars").inner_text(), text_of(page)
-    press_on_slider(page, "temperature", "ArrowRight", 5)
+    press_on_slider(page, "temperature", "ArrowRight", 1)
     waited = wait_for(lambda: page.locator(".lk-playground .lk-bars").inner_text() != bars, 3)
     print(f"slider to distribution, in the browser: {1000 * waited:.0f} ms")
-    press_on_slider(page, "temperature", "ArrowRight", 20)
+    press_on_slider(page, "temperature", "ArrowRight", 24)
     wait_for(lambda: text_of(page) != text, 20)
     press_on_slider(page, "temperature", "ArrowLeft", 25)
     wait_for(lambda: text_of(page) == text, 20)  # the same settings, the same draw, the same text

@@ -10,11 +10,12 @@ import labkit
 
 FAMILY, LOGITS = "labcore", 5e-5
 CASES = model_cases("labcore")
-PROMPTS = [(case, prompt["name"]) for case in CASES for prompt in read_json("labcore", case, "expected.json")["prompts"]]
+
+expected = functools.cache(functools.partial(read_json, "labcore"))
+PROMPTS = [(case, prompt["name"]) for case in CASES for prompt in expected(case, "expected.json")["prompts"]]
 
 every_case = pytest.mark.parametrize("case", CASES)
 every_prompt = pytest.mark.parametrize(("case", "prompt"), PROMPTS)
-expected = functools.cache(functools.partial(read_json, "labcore"))
 arrays = functools.cache(lambda case: read_arrays("labcore", case, "expected.npz"))
 
 

@@ -106,7 +106,12 @@ def test_texts_of_the_experiment(i):
     record, lm = TEXTS[i], model("exp_step_002920")
     newline = lm.tokenizer.encode("\n") if record.get("stop_on_newline") else ()
     g = labkit.generate(
-        lm, record["prompt"], temperature=0, top_k=record.get("top_k"), max_new_tokens=record["max_tokens"], stop=newline
+        lm,
+        record["prompt"],
+        temperature=0,
+        top_k=record.get("top_k"),
+        max_new_tokens=record["max_tokens"],
+        stop=newline,
     )
     ended = "\n" * (g.finish_reason == "stop")  # the original keeps the newline that ended it
     assert g.prompt_ids[0] == 17 == lm.tokenizer.bos_id

@@ -166,7 +166,7 @@ def test_what_loads_says_what_the_sound_file_says(case):
 
 
 def test_of_two_heads_that_should_be_one_the_one_that_labcore_uses_is_used():
-    """In the file the head holds the embedding's rows in reverse; so the sound model with ids reversed says the same."""
+    """The head in the file holds the embedding's rows in reverse: the sound model says the same of reversed ids."""
     lm, sound = labkit.load(folder_of("labcore", "untied_head"), device="cpu"), control()
     ids = [3, 1, 4, 1, 5]
     mirrored = sound.logits([sound.vocab_size - 1 - i for i in ids]).flip(-1)

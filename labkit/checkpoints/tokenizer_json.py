@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import TokenizerError
-from .base import Tokenizer
-from .bpe import CHARACTER_OF, PATTERNS, GPT2Tokenizer, TableTokenizer, gpt2_merges
-from .char import CharTokenizer
-from .hf import SPACE, HFTokenizer
+from ..tokenizers.base import Tokenizer
+from ..tokenizers.bpe import CHARACTER_OF, PATTERNS, GPT2Tokenizer, TableTokenizer, gpt2_merges
+from ..tokenizers.char import CharTokenizer
+from ..tokenizers.hf import SPACE, HFTokenizer
 
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 # How the library says what PATTERNS says.
