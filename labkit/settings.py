@@ -184,7 +184,7 @@ def read_table(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ConfigError(f"{path}: [generation] must be a table")
     values: dict[str, Any] = {}
     for key, value in table.items():
-        values[LABCORE_NAMES.get(key, key)] = None if value == LABCORE_NULL else value
+        values[LABCORE_NAMES.get(str(key), str(key))] = None if value == LABCORE_NULL else value
     program = {name: values.pop(name) for name in PROGRAM_KEYS & values.keys()}
     try:
         check_names(values)

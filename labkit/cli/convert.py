@@ -20,7 +20,7 @@ from ..language_model import locate
     help="labkit: safetensors, config.json and tokenizer. native: the same file without training state. "
     "huggingface: a GPT-2 or Llama folder for transformers.",
 )
-@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Of all weights; as they are if left out.")
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Of all weights.")
 @click.option("--revision", help="Branch, tag or commit of a hub model.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
 def command(source: str, destination: Path, format_: str, dtype: str | None, revision: str | None) -> None:

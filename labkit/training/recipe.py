@@ -56,7 +56,7 @@ def training_settings(recipe: Mapping[str, Any]) -> TrainingSettings:
 
 
 def train_on_text(recipe: Mapping[str, Any], text: str, out: Path, device: str, report: Report) -> None:
-    """A model over the characters of the text: LabCore's ckpt_last.pt and meta.json; other families in labkit's format."""
+    """A model over the characters of the text: LabCore's own two files; other families in labkit's format."""
     vocab = sorted(set(text))
     fields = dict(recipe["model"])
     family = FAMILIES[fields.pop("family")]
@@ -67,9 +67,8 @@ def train_on_text(recipe: Mapping[str, Any], text: str, out: Path, device: str, 
         if isinstance(model, LabCore):
             tokenizer = {"type": "char", "vocab": vocab}
             trainer_config = asdict(settings)
-            labcore.write(
-                out / "ckpt_last.pt", model, step=step, losses=losses, tokenizer=tokenizer, trainer_config=trainer_config
-            )
+            path = out / "ckpt_last.pt"
+            labcore.write(path, model, step=step, losses=losses, tokenizer=tokenizer, trainer_config=trainer_config)
             labcore.write_meta(out / "meta.json", vocab, recipe["data"]["name"])
         else:
             facts = CheckpointFacts(recipe["model"]["family"], "labkit safetensors", out, "float32", step, losses)
