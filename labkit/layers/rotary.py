@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 Layout = Literal["interleaved", "half"]
 Rotation = tuple[Tensor, Tensor]
+MOST_ENTRIES = 1 << 28  # 2 million positions of heads of 128; a checkpoint that asks for more is damaged
 
 MOST_POSITIONS = 1 << 21  # the tables have a row for each; a file that asks for more is damaged
 
@@ -84,6 +85,8 @@ class Rotary(nn.Module):
         scaling: Scaling | None = None,
     ):
         super().__init__()
+        if n_positions * dim > MOST_ENTRIES:
+            raise ValueError(f"{n_positions:,} positions of heads of {dim} are too many for rotary tables")
         self.n_positions = n_positions
         # On the CPU whatever the default device is: a model built on "meta" still has real tables.
         # 1 / base ** x and not base ** -x: the last bit is that of the systems that trained the weights.
