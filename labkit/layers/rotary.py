@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 Layout = Literal["interleaved", "half"]
 Rotation = tuple[Tensor, Tensor]
-MOST_ENTRIES = 1 << 28  # 2 million positions of heads of 128; a checkpoint that asks for more is damaged
+MOST_ENTRIES = 1 << 27  # a million positions of heads of 128; a checkpoint that asks for more is damaged
 
 MOST_POSITIONS = 1 << 21  # the tables have a row for each; a file that asks for more is damaged
 
