@@ -29,11 +29,13 @@ _PUBLIC = {
     "SamplingError": "errors",
     "ContextError": "errors",
     "ConfigError": "errors",
+    "chat": None,
     "views": None,
     "widgets": None,
 }
 
 if TYPE_CHECKING:
+    from . import chat as chat
     from . import views as views
     from . import widgets as widgets
     from .errors import CheckpointError as CheckpointError
