@@ -265,3 +265,22 @@ def test_a_model_without_tokenizer_takes_ids(lm):
     assert playground.run().ids == labkit.generate(without, [1, 2, 3], max_new_tokens=4).ids
     playground.prompt_box.value = "abc"
     assert playground.run() is None and "ids" in playground.error
+
+
+def test_another_model_is_chosen_from_the_menu_and_the_prompt_stays():
+    playground = widgets.GenerationPlayground("shakespeare-char", "12", labkit.Settings(max_new_tokens=5, greedy=True))
+    assert {"arithmetic/step_001800", "smollm2-135m-instruct"} <= set(playground.model.options)
+    playground.model.value = "arithmetic/step_001800"
+    playground._background.wait()
+    expected = labkit.generate(labkit.load("arithmetic/step_001800"), "12", playground.settings)
+    assert playground.error is None and playground.result.ids == expected.ids
+    assert playground.prompt_box.value == "12"
+
+
+def test_a_model_that_cannot_be_loaded_is_a_message_and_the_old_one_stays():
+    playground = widgets.GenerationPlayground("arithmetic/step_001800", "12", labkit.Settings(max_new_tokens=5))
+    playground.model.options = [*playground.model.options, "nosuch"]
+    playground.model.value = "nosuch"
+    playground._background.wait()
+    assert "no such file or folder" in playground.error and playground.lm.checkpoint.family == "nanochat"
+    assert playground.run().ids

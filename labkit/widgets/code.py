@@ -6,7 +6,7 @@ import anywidget
 import traitlets
 
 from ..checkpoints import model_files
-from ..language_model import LanguageModel, shipped_folder
+from ..language_model import WHEELS, LanguageModel, shipped, shipped_folder
 from ..settings import Settings
 
 
@@ -31,6 +31,11 @@ def generate_code(lm: LanguageModel, prompt: str | list[int], settings: Settings
         f"generation = labkit.generate(lm, {', '.join(arguments)})\n"
         f"print(generation.{'text' if lm.tokenizer is not None else 'ids'})"
     )
+
+
+def models_beside(lm: LanguageModel) -> list[str]:
+    """Names to choose a model from: this one, the shipped ones, and those that come in wheels."""
+    return list(dict.fromkeys([source_of(lm), *shipped(), *WHEELS]))
 
 
 def source_of(lm: LanguageModel) -> str:

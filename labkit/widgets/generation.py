@@ -9,7 +9,7 @@ from ..language_model import LanguageModel, load
 from ..settings import Settings
 from ..views.tokens import CARD_HEAD, card_html, prompt_html, token_html
 from .background import Background, Debounced
-from .code import generate_code
+from .code import generate_code, models_beside
 from .facts import pieces
 from .layout import LIVE_TOKENS, PlaygroundLayout, show
 from .panels import bars_html, error_html, error_message, legend_html, run_facts, status_html
@@ -50,12 +50,14 @@ class GenerationPlayground(PlaygroundLayout):
         self._lock = threading.RLock()  # held by whoever paints: a run, a slider and a click do, each in its own thread
         self._background = Background()
         self._rerun = Debounced(lambda: self.run(wait=False), SETTLE_SECONDS)
-        super().__init__(shown_prompt(self.lm, prompt), settings or Settings(), self.lm.vocab_size)
+        words = shown_prompt(self.lm, prompt)
+        super().__init__(models_beside(self.lm), words, settings or Settings(), self.lm.vocab_size)
         self._connect()
 
     def _connect(self) -> None:
         self.controls.on_change = self._on_settings
         self.strip.card, self.strip.on_ready = self._card, self._on_ready
+        self.model.observe(lambda change: self._on_model(change["new"]), "value")
         self.generate_button.on_click(lambda _: self.run(wait=False))
         self.stop_button.on_click(lambda _: self.stop())
         self.leave_out_button.on_click(lambda _: self._leave_out())
@@ -129,6 +131,24 @@ class GenerationPlayground(PlaygroundLayout):
         if self._recording is not None and self.live.value and short:
             self._rerun()
         self._repaint()
+
+    def _on_model(self, name: str) -> None:
+        self.stop()
+        self._background.start(lambda stopped: self._open(name, stopped))
+
+    def _open(self, name: str, stopped: threading.Event) -> None:
+        """Load another model and let it write; what is in the box stays, also when it cannot be loaded."""
+        try:
+            self.lm = load(name)
+            prompt, settings = self.prompt, self.settings
+        except LabkitError as error:
+            self._fail(error)
+            return
+        with self._lock:
+            self._recording = None
+            self.strip.reset("")
+            self.bars.value = ""
+        self._generate(prompt, settings, stopped)
 
     def _on_ready(self) -> None:
         """Somebody looks at it for the first time: write something."""

@@ -15,6 +15,7 @@ LIVE_TOKENS = 200  # a run of at most so many tokens follows the sliders
 
 HELP = {
     **SETTINGS_HELP,
+    "model": "Which model writes: this one, the shipped ones, and one that speaks words; prompt and settings stay.",
     "prompt": "The text that the model continues.",
     "generate": "Write on from the prompt with these settings; a run that is still going on is stopped first.",
     "stop": "Stop writing; what is there stays.",
@@ -28,8 +29,9 @@ HELP = {
 class PlaygroundLayout(ipw.VBox):
     """The parts of a playground in rows that wrap: a narrow window shows the same in fewer columns."""
 
-    def __init__(self, prompt: str, settings: Settings, vocab_size: int):
+    def __init__(self, models: list[str], prompt: str, settings: Settings, vocab_size: int):
         narrow = {"style": {"description_width": "initial"}}
+        self.model = ipw.Dropdown(options=models, description="model", **narrow)
         self.prompt_box = ipw.Textarea(prompt, rows=2, description="prompt", **narrow)
         self.controls = GenerationControls(settings, vocab_size)
         self.generate_button = ipw.Button(description="Generate", icon="play", button_style="primary")
@@ -52,7 +54,7 @@ class PlaygroundLayout(ipw.VBox):
         return [
             self.prompt_box,
             row("lk-sliders", *self.controls.sliders.values()),
-            row("lk-options", *draw, self.controls.preset, self.colour),
+            row("lk-options", *draw, self.controls.preset, self.colour, self.model),
             row("lk-actions", *actions, self.help),
             self.code,
             row("lk-above", self.status, self.leave_out_button, self.legend),
@@ -65,6 +67,7 @@ class PlaygroundLayout(ipw.VBox):
         return {
             **self.controls.sliders,
             **self.controls.boxes,
+            "model": self.model,
             "new_seed": self.controls.new_seed,
             "preset": self.controls.preset,
             "prompt": self.prompt_box,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,13 +40,11 @@ class Native:
         lm: a tiny model that the format can hold.
         tensors: its weights under the format's own names.
         save: (folder, tensors) -> the model file, with what lies beside it.
-        needs: a package that writing such a file takes.
     """
 
     lm: LanguageModel
     tensors: Callable[[], Tensors]
     save: Callable[[Path, Tensors], Path]
-    needs: str | None = None
 
 
 def weights(lm: LanguageModel) -> Tensors:
@@ -99,8 +97,6 @@ def of_nanochat() -> Native:
 
 def nanochat_config() -> Any:
     """The files say nothing of the length of the rotary tables; it is always ten times sequence_len."""
-    from dataclasses import replace
-
     return replace(tiny.TINY["nanochat"]["grouped"], rope_positions_per_sequence=10)
 
 
