@@ -95,7 +95,7 @@ def encode(
 ) -> list[int]:
     """Ids of a conversation that waits for the model's answer.
 
-    The markers of the template become its special tokens; a marker that somebody typed stays the characters it is made of.
+    The markers of the template become its special tokens; one that somebody typed stays the characters it is made of.
 
     Raises:
         ConfigError: no template of that name, or none known for this checkpoint.
