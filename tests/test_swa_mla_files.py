@@ -201,3 +201,18 @@ def test_float8_optimizer_state_is_read_without_torchao_and_does_not_compute():
     del record.scale
     with pytest.raises(labkit.CheckpointError, match="scale"):
         unwrapped({"w": record}, "here")
+
+
+def test_the_shipped_model_can_be_read_with_its_windows_ignored():
+    import labkit
+
+    ids = [(7 * i) % 65 for i in range(120)]
+    seen = labkit.load("shakespeare-swa-mla")
+    ignored = labkit.load("shakespeare-swa-mla", options={"window": "executed"})
+    assert (seen.config.window, ignored.config.window) == ("configured", "executed")
+    apart = (seen.logits(ids) - ignored.logits(ids)).abs().amax(dim=-1)
+    assert apart[:33].max() < 1e-4 < apart[60:].max()  # the first 33 positions see everything either way
+    with pytest.raises(labkit.ConfigError, match="window is 'wide'"):
+        labkit.load("shakespeare-swa-mla", options={"window": "wide"})
+    with pytest.raises(labkit.ConfigError, match="no option colour"):
+        labkit.load("shakespeare-swa-mla", options={"colour": 1})

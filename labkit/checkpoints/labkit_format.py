@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 import safetensors.torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, TokenizerError
+from ..errors import CheckpointError, ConfigError, TokenizerError
 from ..files import atomic_write
 from ..models import FAMILIES
 from ..tokenizers.base import Tokenizer
@@ -35,6 +35,8 @@ from .rename import check_layers, tensors_in, to_canonical
 from .tokenizer_json import json_of, table_of
 
 FORMAT, VERSION = "labkit", 1
+# What may be read otherwise than it is written, by family: the options of the formats that these families come from.
+OPTIONS = {"swa_mla": ("window", "query_positions"), "nanochat": ("softcap",)}
 TOKENIZER_FILE = "tokenizer.json"
 FORMAT_WORDS, FROM = "labkit safetensors", ", from a "
 
@@ -45,8 +47,7 @@ def recognises(file: ModelFile) -> bool:
 
 
 def read(file: ModelFile, meta: Path | None, options: Mapping[str, Any]) -> Checkpoint:
-    """Read it strictly: every tensor is accounted for."""
-    refuse_options("labkit", options, known=())
+    """Read it strictly: every tensor is accounted for. An option overrides the field of the config that it names."""
     path, described = file.path, file.config
     where = path.with_name("config.json")
     if described.get("version") != VERSION:
@@ -54,7 +55,12 @@ def read(file: ModelFile, meta: Path | None, options: Mapping[str, Any]) -> Chec
     family = described.get("family")
     if not isinstance(family, str) or family not in FAMILIES:
         raise CheckpointError(f"{where}: family {brief(family)}; this labkit knows {', '.join(FAMILIES)}")
+    refuse_options(family, options, known=OPTIONS.get(family, ()))
     config = decode_config(FAMILIES[family].config, described.get("config"), where)
+    try:
+        config = dataclasses.replace(config, **options)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     native = tensors_in(file.payload, str(path))
     check_layers(native, "blocks.", config.n_layer, str(path))
     model = meta_model(family, config)
