@@ -114,7 +114,6 @@ class Run(Iterator[Step]):
         self._text = TextStream([stop for stop in settings.stop if isinstance(stop, str)])
         self._ends = end_ids(settings, lm.checkpoint.stop_ids)
         self._cache: KVCache | None = None
-        self._cached_from = 0
         self._state: dict[str, Any] = {}
         if given := [stop for stop in settings.stop if isinstance(stop, int)]:
             lm.checked_ids(given)
@@ -154,9 +153,10 @@ class Run(Iterator[Step]):
         start = visible_from(len(ids), model.block_size, overflow)
         if not self.settings.use_cache or not model.blocks:  # a wrapped function has no blocks, hence no cache
             return prefill(model, ids[start:], None)
-        if self._cache is not None and self._cached_from == start and self._cache.length == len(ids) - start - 1:
+        # Once older ids have dropped out of sight, the lengths no longer meet, and the rest is prefilled anew.
+        if self._cache is not None and self._cache.length == len(ids) - start - 1:
             return decode_step(model, ids[-1], self._cache)
-        self._cache, self._cached_from = model.new_cache(), start
+        self._cache = model.new_cache()
         return prefill(model, ids[start:], self._cache)
 
     def _choose(self, logits: Tensor) -> Step:

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from ..layers.attention import SelfAttention, Store
 from ..layers.mask import AttentionContext
 from ..layers.mlp import ACTIVATIONS, GatedMLP
-from ..layers.rotary import Llama3Scaling, PairScaling, Rotary, Scaling
+from ..layers.rotary import MOST_POSITIONS, Llama3Scaling, PairScaling, Rotary, Scaling
 from .base import CausalLM
-
-MOST_POSITIONS = 1 << 21  # the rotary tables have a row for each; a file that asks for more is damaged
 
 
 @dataclass(frozen=True)
