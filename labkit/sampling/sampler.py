@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, SamplingError
-from ..settings import PenaltyScope, check_range, none_if_off
-from .draws import Draw, Greedy, Gumbel
-from .stages import MinP, RepetitionPenalty, Stage, StepContext, Temperature, TopK, TopP
+from ..errors import SamplingError
+from ..settings import Dialect, PenaltyScope, check_names, stage_value
+from .dialects import build
+from .draws import Draw, Gumbel
+from .stages import Stage, StepContext
 
 
 @dataclass(frozen=True)
@@ -83,38 +84,20 @@ class Sampler:
     def from_settings(
         cls,
         *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        repetition_penalty: float | None = None,
         greedy: bool = False,
         seed: int = 0,
         penalty_scope: PenaltyScope | None = None,
-        dialect: str = "labkit",
+        dialect: Dialect = "labkit",
+        **stages: Any,
     ) -> "Sampler":
-        """A sampler with the stages that are named, in labkit's order. Values that mean "off" add no stage."""
-        if dialect != "labkit":
-            raise ConfigError(f"dialect {dialect!r} is unknown; labkit is the one there is")
-        named: dict[str, Any] = {
-            "repetition_penalty": repetition_penalty,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-        }
-        for name, value in named.items():
-            if value is not None:
-                check_range(name, value)
-        on = {name: value for name, value in named.items() if none_if_off(name, value) is not None}
-        stages: list[Stage] = []
-        if "repetition_penalty" in on:
-            stages.append(RepetitionPenalty(on["repetition_penalty"], penalty_scope or "all"))
-        if on.get("temperature", 1.0) != 1.0:
-            stages.append(Temperature(on["temperature"]))
-        filters: tuple[Any, ...] = (TopK, TopP, MinP)
-        stages += [stage(on[stage.name]) for stage in filters if stage.name in on]
-        return cls(stages, Greedy() if greedy or temperature == 0 else Gumbel(seed))
+        """A sampler with the stages that are named, in the dialect's order. Values that mean "off" add no stage.
+
+        Args:
+            stages: sampling fields of Settings (temperature, top_k, …); an unknown name is refused.
+        """
+        check_names(stages)
+        values = {name: stage_value(name, value, dialect) for name, value in stages.items()}
+        return cls(*build({n: v for n, v in values.items() if v is not None}, greedy, seed, penalty_scope, dialect))
 
     def apply(self, logits: Tensor, context: StepContext) -> Tensor:
         """All stages: logits (B, V) -> what the draw sees (B, V), float32, removed tokens -inf."""
