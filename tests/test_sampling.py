@@ -24,7 +24,7 @@ from labkit.sampling import (
     TopK,
     TopP,
 )
-from labkit.sampling.draws import MASK_64, gumbel_noise, splitmix
+from labkit.sampling.noise import MASK_64, gumbel_noise, splitmix
 
 NAMED = {
     "repetition_penalty": (1.3, RepetitionPenalty(1.3)),

@@ -1,10 +1,40 @@
-"""From logits to the next token: stages, draws, and the record of both."""
+"""From logits to the next token: stages, draws, dialects, and the record of all that."""
 
-from .draws import Greedy, Gumbel
-from .sampler import Sampler, SamplingTrace, StageRecord
-from .stages import STAGES, MinP, RepetitionPenalty, StepContext, Temperature, TopK, TopP
+from . import dialects
+from .draws import Draw, Greedy, Gumbel, LlamaCppDist, NanochatMultinomial, SoftmaxArgmax, TorchMultinomial
+from .history import (
+    AllowedIds,
+    Dry,
+    ForbiddenIds,
+    FrequencyPenalty,
+    LogitBias,
+    NoRepeatNgram,
+    PresencePenalty,
+    RepetitionPenalty,
+)
+from .orders import STAGES
+from .sampler import Chosen, Removal, Sampler, SamplingTrace, StageRecord
+from .stages import (
+    Epsilon,
+    Eta,
+    Filter,
+    Limit,
+    MinP,
+    Mirostat,
+    Stage,
+    StepContext,
+    Temperature,
+    TopK,
+    TopNSigma,
+    TopP,
+    Typical,
+    Xtc,
+)
 
 __all__ = [
-    "STAGES", "Greedy", "Gumbel", "MinP", "RepetitionPenalty", "Sampler", "SamplingTrace", "StageRecord", "StepContext",
-    "Temperature", "TopK", "TopP",
+    "STAGES", "AllowedIds", "Chosen", "Draw", "Dry", "Epsilon", "Eta", "Filter", "ForbiddenIds", "FrequencyPenalty",
+    "Greedy", "Gumbel", "Limit", "LlamaCppDist", "LogitBias", "MinP", "Mirostat", "NanochatMultinomial",
+    "NoRepeatNgram", "PresencePenalty", "Removal", "RepetitionPenalty", "Sampler", "SamplingTrace", "SoftmaxArgmax",
+    "Stage", "StageRecord", "StepContext", "Temperature", "TopK", "TopNSigma", "TopP", "TorchMultinomial", "Typical",
+    "Xtc", "dialects",
 ]  # fmt: skip

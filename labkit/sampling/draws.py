@@ -1,84 +1,192 @@
-"""Draws: from the logits that the stages left to one id per row."""
+"""Draws: from the logits that the stages left to one id per row.
 
-from dataclasses import dataclass
-from typing import Protocol
+A draw with recorded noise picks argmax(logit + noise) over what is left, and ``noise`` says what it adds: so a stage
+changes the pick only if it removed the winner, and "what if" is a question about the same draw.
+"""
 
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import SamplingError
+from .noise import gumbel_noise
 from .stages import StepContext
 
-MASK_64 = (1 << 64) - 1
-GOLDEN = 0x9E3779B97F4A7C15
 
+class Draw:
+    """How one token is chosen from what is left.
 
-class Draw(Protocol):
-    """How one token is chosen from what is left."""
+    ``pick`` gets ids (n,) in ascending order with their logits (n,) and a context of one row.
 
-    def __call__(self, logits: Tensor, context: StepContext) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Greedy:
-    """The largest logit; of equal ones the smallest id."""
-
-    def __call__(self, logits: Tensor, context: StepContext) -> Tensor:
-        """logits (B, V) -> ids (B,)"""
-        return logits.argmax(dim=-1)
-
-
-@dataclass(frozen=True)
-class Gumbel:
-    """The recorded draw: argmax(logits + noise), which draws from softmax(logits) exactly (Gumbel 1954).
-
-    The noise belongs to (seed, stream, step, token id). So a stage changes the pick only if it removed the winner, and
-    the same seed gives the same ids in any batch, with or without cache, on any device.
+    Attributes:
+        takes_anything: it wants the whole row as it is, NaN and infinity too; the others get finite logits only.
+        by_chance: whether another seed may give another token.
     """
 
     seed: int
+    takes_anything: ClassVar[bool]
+    by_chance: ClassVar[bool]
 
     def __call__(self, logits: Tensor, context: StepContext) -> Tensor:
-        """logits (B, V) -> ids (B,)"""
-        return torch.stack(
-            [self._pick(row, stream, context.step) for row, stream in zip(logits, context.stream, strict=True)]
+        """logits (B, V), removed tokens -inf -> ids (B,)"""
+        picks = []
+        for i, row in enumerate(logits):
+            ids = torch.arange(len(row), device=row.device)
+            if not self.takes_anything:
+                ids = torch.isfinite(row).nonzero().squeeze(-1)
+            picks.append(self.pick(ids, row[ids], context.row(i), len(row)))
+        return torch.tensor(picks, device=logits.device)
+
+    def pick(self, ids: Tensor, logits: Tensor, context: StepContext, vocab_size: int) -> int:
+        raise NotImplementedError
+
+    def noise(self, ids: Tensor, context: StepContext, vocab_size: int) -> Tensor:
+        """What the draw adds to the logits of these ids (n,), float64 (n,)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Greedy(Draw):
+    """The largest logit; of equal ones the smallest id."""
+
+    takes_anything: ClassVar[bool] = False
+    by_chance: ClassVar[bool] = False
+    seed: int = field(default=0, compare=False)
+
+    def pick(self, ids: Tensor, logits: Tensor, context: StepContext, vocab_size: int) -> int:
+        return int(ids[logits.argmax()])
+
+    def noise(self, ids: Tensor, context: StepContext, vocab_size: int) -> Tensor:
+        return torch.zeros(len(ids), dtype=torch.float64, device=ids.device)
+
+
+@dataclass(frozen=True)
+class Gumbel(Draw):
+    """The recorded draw: argmax(logits + noise), which draws from softmax(logits) exactly (Gumbel 1954).
+
+    The noise belongs to (seed, stream, step, token id): the same seed gives the same ids in any batch, with or without
+    cache, on any device, in any order of calls.
+    """
+
+    takes_anything: ClassVar[bool] = False
+    by_chance: ClassVar[bool] = True
+    seed: int
+
+    def pick(self, ids: Tensor, logits: Tensor, context: StepContext, vocab_size: int) -> int:
+        return int(ids[(logits.double() + self.noise(ids, context, vocab_size)).argmax()])
+
+    def noise(self, ids: Tensor, context: StepContext, vocab_size: int) -> Tensor:
+        return gumbel_noise(self.seed, context.stream[0], context.step, ids)
+
+
+@dataclass(frozen=True)
+class TorchMultinomial(Draw):
+    """torch.multinomial on the CPU, as after torch.manual_seed(seed): the random stream of the reference systems.
+
+    It divides the probabilities by one exponential variable per token of the vocabulary and takes the largest, so -log
+    of those variables is its noise. Every step takes the same amount from the generator, which is kept in the state; if
+    it is not there, the steps before are drawn again. Continuation i of a prompt has seed + i.
+    """
+
+    takes_anything: ClassVar[bool] = False
+    by_chance: ClassVar[bool] = True
+    seed: int
+
+    def pick(self, ids: Tensor, logits: Tensor, context: StepContext, vocab_size: int) -> int:
+        full = torch.full((1, vocab_size), float("-inf"))
+        full[0, ids.cpu()] = logits.float().cpu()
+        generator = self._generator(context, vocab_size)
+        chosen = int(torch.multinomial(self._probabilities(full), 1, generator=generator))
+        context.state[type(self), context.stream[0]] = (context.step + 1, generator)
+        return chosen
+
+    def noise(self, ids: Tensor, context: StepContext, vocab_size: int) -> Tensor:
+        again = torch.Generator()
+        again.set_state(self._generator(context, vocab_size).get_state())
+        waits = torch.empty(1, vocab_size).exponential_(generator=again)
+        return -waits[0, ids.cpu()].double().log().to(ids.device)
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        return logits.softmax(dim=-1)
+
+    def _generator(self, context: StepContext, vocab_size: int) -> torch.Generator:
+        """The generator as it is before this step."""
+        step, generator = context.state.get((type(self), context.stream[0]), (None, None))
+        if step != context.step or generator is None:
+            generator = torch.Generator().manual_seed(self.seed + context.stream[0])
+            for _ in range(context.step):
+                torch.empty(1, vocab_size).exponential_(generator=generator)
+        return generator
+
+
+@dataclass(frozen=True)
+class NanochatMultinomial(TorchMultinomial):
+    """The same, as the nanochat experiment calls it: where anything is NaN, every token is equally likely."""
+
+    takes_anything: ClassVar[bool] = True
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        p = logits.softmax(dim=-1)
+        return torch.full_like(p, 1 / p.shape[-1]) if bool(p.isnan().any()) else p
+
+
+@dataclass(frozen=True)
+class LlamaCppDist(Draw):
+    """llama.cpp's: a uniform number from std::mt19937 against the running sum over the candidates, in the order which
+    the samplers left (as libstdc++ makes doubles: two 32-bit numbers). One candidate alone takes no number.
+
+    The generator is kept in the state; if it is not there, every step before is taken to have drawn.
+
+    Attributes:
+        by_size: the candidates are in order of size (after top-k, top-p …), else of id.
+    """
+
+    takes_anything: ClassVar[bool] = False
+    by_chance: ClassVar[bool] = True
+    seed: int
+    by_size: bool = True
+
+    def pick(self, ids: Tensor, logits: Tensor, context: StepContext, vocab_size: int) -> int:
+        generator = self._generator(context)
+        chosen = 0
+        if len(ids) > 1:
+            if self.by_size:
+                logits, order = logits.sort(descending=True, stable=True)
+                ids = ids[order]
+            running = (logits - logits.max()).exp().double().cumsum(dim=0)
+            low, high = (int(x) for x in generator.randint(0, 1 << 32, size=2, dtype=np.uint64))
+            target = float(running[-1]) * ((low + high * 2.0**32) / 2.0**64)
+            chosen = min(int((running < target).sum()), len(ids) - 1)
+        context.state[type(self), context.stream[0]] = (context.step + 1, generator)
+        return int(ids[chosen])
+
+    def noise(self, ids: Tensor, context: StepContext, vocab_size: int) -> Tensor:
+        raise SamplingError(
+            "llama.cpp's draw has no noise of each token's own, so what it would have drawn otherwise cannot be asked; "
+            'use a Gumbel draw with the same stages, or dialect="labkit"'
         )
 
-    def _pick(self, logits: Tensor, stream: int, step: int) -> Tensor:
-        kept = torch.isfinite(logits).nonzero().squeeze(-1)  # (n,): noise is only made for tokens still there
-        return kept[(logits[kept].double() + gumbel_noise(self.seed, stream, step, kept)).argmax()]
+    def _generator(self, context: StepContext) -> Any:
+        step, generator = context.state.get((type(self), context.stream[0]), (None, None))
+        if step != context.step or generator is None:
+            generator = np.random.RandomState((self.seed + context.stream[0]) % (1 << 32))
+            generator.randint(0, 1 << 32, size=2 * context.step, dtype=np.uint64)
+        return generator
 
 
-def gumbel_noise(seed: int, stream: int, step: int, ids: Tensor) -> Tensor:
-    """Standard Gumbel noise for each id (n,), float64 (n,). A pure function: no generator, no state."""
-    key = 0
-    for part in (seed, stream, step):
-        key = splitmix((key ^ (part & MASK_64)) + GOLDEN)
-    # SplitMix64 (Steele, Lea and Flood 2014) started at key, read at place `id`: a counter, so no order of calls.
-    bits = _splitmix_tensor(key, ids)
-    uniform = ((bits >> 12) & ((1 << 52) - 1)).double().add_(0.5).mul_(2.0**-52)  # in (0, 1), never an end
-    return uniform.log_().neg_().log_().neg_()
+@dataclass(frozen=True)
+class SoftmaxArgmax(Draw):
+    """The largest probability, the first of equal ones, whatever was computed: of NaN the first."""
 
+    takes_anything: ClassVar[bool] = True
+    by_chance: ClassVar[bool] = False
+    seed: int = field(default=0, compare=False)
 
-def splitmix(z: int) -> int:
-    """The finaliser of SplitMix64 on Python integers."""
-    z &= MASK_64
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK_64
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK_64
-    return z ^ (z >> 31)
+    def pick(self, ids: Tensor, logits: Tensor, context: StepContext, vocab_size: int) -> int:
+        return int(ids[logits.softmax(dim=-1).argmax()])
 
-
-def _splitmix_tensor(key: int, ids: Tensor) -> Tensor:
-    """splitmix(key + (id + 1) * GOLDEN) for each id, in int64: products wrap as unsigned ones do."""
-    z = (ids + 1) * _signed(GOLDEN) + _signed(key)
-    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
-    return z ^ _shifted(z, 31)
-
-
-def _shifted(z: Tensor, n: int) -> Tensor:
-    """Logical shift right; torch's is arithmetic."""
-    return (z >> n) & ((1 << (64 - n)) - 1)
-
-
-def _signed(z: int) -> int:
-    return z - (1 << 64) if z >= 1 << 63 else z
+    def noise(self, ids: Tensor, context: StepContext, vocab_size: int) -> Tensor:
+        return torch.zeros(len(ids), dtype=torch.float64, device=ids.device)

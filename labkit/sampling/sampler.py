@@ -1,17 +1,39 @@
 """Sampler: an ordered list of stages and one draw; and the record of what each stage did."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import SamplingError
 from ..settings import Dialect, PenaltyScope, check_names, stage_value
-from .dialects import build
 from .draws import Draw, Gumbel
-from .stages import Stage, StepContext
+from .orders import build
+from .stages import Filter, Limit, Stage, StepContext
+
+
+class Left(NamedTuple):
+    """What is still there of one row: ids (n,) in ascending order, and their logits (n,) float32."""
+
+    ids: Tensor
+    logits: Tensor
+
+
+class Chosen(NamedTuple):
+    """One drawn token, with what the draw saw.
+
+    Attributes:
+        logprob: nats, after all stages.
+        entropy: nats, of what the draw saw.
+        kept: how many tokens it saw.
+    """
+
+    id: int
+    logprob: float
+    entropy: float
+    kept: int
 
 
 @dataclass(frozen=True)
@@ -35,12 +57,30 @@ class StageRecord:
     kl: float
 
 
+class Removal(NamedTuple):
+    """Why a token is not there: the stage, what it measured, the token's value, the line, and which side stays."""
+
+    stage: str
+    measure: str
+    value: float
+    threshold: float
+    stays: str
+
+
 @dataclass(frozen=True, repr=False)
 class SamplingTrace:
-    """Every stage of one step. ``stages[0]`` is the model's own distribution, the last is what the draw saw."""
+    """Every stage of one step. ``stages[0]`` is the model's own distribution, the last is what the draw saw.
+
+    Attributes:
+        logits: float32 (V,), the model's own.
+        sampler, context: what was asked, so that other questions about the same draw need no model.
+    """
 
     stages: tuple[StageRecord, ...]
     chosen: int
+    logits: Tensor = field(compare=False)
+    sampler: "Sampler" = field(compare=False)
+    context: StepContext = field(compare=False)
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a stage: name, tokens kept, kept mass, entropy, KL, and the probability of the chosen token."""
@@ -65,17 +105,35 @@ class SamplingTrace:
         ids = model.topk(min(n, len(model))).indices.tolist()
         return ids if self.chosen in ids else [*ids, self.chosen]
 
+    def removal(self, token_id: int) -> Removal | None:
+        """The stage that removed a token, with its measure and threshold; None if the draw saw it."""
+        logits = self.logits[None]  # (1, V)
+        for stage in self.sampler.stages:
+            before, logits = logits, stage(logits, self.context)
+            if torch.isfinite(before[0, token_id]) and not torch.isfinite(logits[0, token_id]):
+                if not isinstance(stage, Filter):
+                    return Removal(stage.name, "logit", float(before[0, token_id]), float(before.max()), "at least")
+                limit: Limit = stage.limit(before, self.context)
+                value, line = float(limit.values[0, token_id]), float(limit.threshold[0, 0])
+                return Removal(stage.name, limit.measure, value, line, limit.stays)
+        return None
+
     def __repr__(self) -> str:
         kept = " → ".join(f"{row['stage']} {row['kept']}" for row in self.rows())
         return f"SamplingTrace(chosen={self.chosen}, kept: {kept})"
 
 
 class Sampler:
-    """``Sampler(stages=[...], draw=...)``: logits -> id, the same for one row or many."""
+    """``Sampler(stages=[...], draw=...)``: logits -> id, the same for one row or many.
 
-    def __init__(self, stages: Sequence[Stage] = (), draw: Draw | None = None):
+    Attributes:
+        named: the settings it was made from, if it was: stages, greedy, penalty_scope, dialect.
+    """
+
+    def __init__(self, stages: Sequence[Stage] = (), draw: Draw | None = None, named: Mapping[str, Any] | None = None):
         self.stages = tuple(stages)
-        self.draw = draw or Gumbel(0)
+        self.draw: Draw = draw or Gumbel(0)
+        self.named = dict(named or {})
 
     def __repr__(self) -> str:
         return f"Sampler({', '.join(map(repr, self.stages))}; {self.draw!r})"
@@ -97,18 +155,68 @@ class Sampler:
         """
         check_names(stages)
         values = {name: stage_value(name, value, dialect) for name, value in stages.items()}
-        return cls(*build({n: v for n, v in values.items() if v is not None}, greedy, seed, penalty_scope, dialect))
+        on = {name: value for name, value in values.items() if value is not None}
+        built, draw = build(on, greedy, seed, penalty_scope, dialect)
+        return cls(built, draw, on | {"greedy": greedy, "penalty_scope": penalty_scope, "dialect": dialect})
+
+    def replace(self, **changes: Any) -> "Sampler":
+        """Another sampler with the same draw: some settings changed, the others as they were given.
+
+        Raises:
+            SamplingError: the sampler was put together from stages, so there are no settings to change.
+        """
+        if "dialect" not in self.named:
+            raise SamplingError("this sampler was made from a list of stages; make the other one from its list")
+        other = Sampler.from_settings(**self.named | {"seed": self.draw.seed} | changes)
+        # Between dialects the draw stays what it was, as long as both leave something to chance.
+        same = "seed" not in changes and self.draw.by_chance and other.draw.by_chance
+        return Sampler(other.stages, self.draw, other.named) if same else other
 
     def apply(self, logits: Tensor, context: StepContext) -> Tensor:
-        """All stages: logits (B, V) -> what the draw sees (B, V), float32, removed tokens -inf."""
-        logits = logits.float()
+        """All stages, one after the other: logits (B, V) -> what the draw sees (B, V), float32, removed tokens -inf."""
+        logits, context = logits.float(), replace(context, seed=self.draw.seed)
         for stage in self.stages:
             logits = stage(logits, context)
-        return drawable(logits)
+        return logits if self.draw.takes_anything else drawable(logits)
 
     def __call__(self, logits: Tensor, context: StepContext) -> Tensor:
         """logits (B, V) -> ids (B,)"""
-        return self.draw(self.apply(logits, context), context)
+        return torch.tensor([chosen.id for chosen in self.choose(logits, context)], device=logits.device)
+
+    def choose(self, logits: Tensor, context: StepContext) -> list[Chosen]:
+        """Stages and draw for logits (B, V): the same tokens as from ``apply``, without moving what is removed."""
+        out = []
+        for i, row in enumerate(logits.float()):
+            of_row = context.row(i, self.draw.seed)
+            *_, (_, left) = self._walk(row, of_row)
+            left = self._drawable(left)
+            token_id = self.draw.pick(left.ids, left.logits, of_row, len(row))
+            log_p = left.logits.double().log_softmax(dim=-1)
+            entropy = max(0.0, -float((log_p.exp() * log_p).nansum()))
+            place = torch.searchsorted(left.ids, token_id)
+            out.append(Chosen(token_id, float(log_p[place]), entropy, len(left.ids)))
+        return out
+
+    def _drawable(self, left: Left) -> Left:
+        """What the draw gets: finite logits only, unless it takes anything."""
+        if self.draw.takes_anything:
+            return left
+        there = drawable(left.logits) > float("-inf")
+        return left if bool(there.all()) else Left(left.ids[there], left.logits[there])
+
+    def _walk(self, row: Tensor, context: StepContext) -> Iterator[tuple[str, Left]]:
+        """The row (V,) after every stage. From the first filter on, only what it kept is handed on, as long as no later
+        stage asks for token ids."""
+        left = Left(torch.arange(len(row), device=row.device), row)
+        yield "model", left
+        for i, stage in enumerate(self.stages):
+            apart = self.draw.takes_anything or any(later.by_id for later in self.stages[i:])
+            if isinstance(stage, Filter) and not apart:
+                kept = stage.kept_ids(left.logits, context)
+                left = left if len(kept) == len(left.ids) else Left(left.ids[kept], left.logits[kept])
+            else:
+                left = Left(left.ids, stage(left.logits[None], context)[0])  # (n,)
+            yield stage.name, left
 
     def probabilities(
         self, logits: Tensor, prompt_ids: Sequence[int] = (), generated_ids: Sequence[int] = ()
@@ -124,20 +232,31 @@ class Sampler:
         generated_ids: Sequence[int] = (),
         step: int = 0,
         stream: int = 0,
+        state: Mapping[Any, Any] | None = None,
     ) -> SamplingTrace:
-        """The record of one step: logits (V,) before any stage -> every stage's distribution and the chosen id."""
-        context = StepContext([prompt_ids], [generated_ids], step, stream=[stream])
-        current = torch.as_tensor(logits).detach().float().cpu().unsqueeze(0)  # (1, V)
-        records = [record("model", None, current[0])]
-        for stage in self.stages:
-            before, current = current, stage(current, context)
-            records.append(record(stage.name, before[0], current[0]))
-        return SamplingTrace(tuple(records), int(self.draw(drawable(current), context)[0]))
+        """The record of one step: logits (V,) before any stage -> every stage's distribution and the chosen id.
+
+        Args:
+            state: of stages and draws that remember, as it was before this step; it stays as it is.
+        """
+        row = torch.as_tensor(logits).detach().float().cpu()
+        context = StepContext([prompt_ids], [generated_ids], step, self.draw.seed, [stream], dict(state or {}))
+        working = replace(context, state=dict(context.state))
+        records: list[StageRecord] = []
+        before: Distribution | None = None
+        left = Left(torch.empty(0), row)
+        for name, left in self._walk(row, working):
+            after = distribution(left)
+            records.append(record(name, before, after, len(row)))
+            before = after
+        left = self._drawable(left)
+        chosen = self.draw.pick(left.ids, left.logits, working, len(row))
+        return SamplingTrace(tuple(records), chosen, row, self, context)
 
 
 def drawable(logits: Tensor) -> Tensor:
-    """The logits (B, V) as they are, if every row has something to draw from."""
-    if not torch.isfinite(logits.max(dim=-1).values).all():
+    """The logits (…, V) as they are, if every row has something to draw from."""
+    if not logits.numel() or not torch.isfinite(logits.max(dim=-1).values).all():
         raise SamplingError(
             "the logits hold NaN or infinity, or no token is left to draw from; "
             "check the weights (labkit inspect) and the settings"
@@ -145,16 +264,37 @@ def drawable(logits: Tensor) -> Tensor:
     return logits
 
 
-def record(name: str, before: Tensor | None, after: Tensor) -> StageRecord:
-    """Compare the logits (V,) before and after a stage."""
-    p = after.double().softmax(dim=-1)
-    log_p = after.double().log_softmax(dim=-1)
-    kept = torch.isfinite(after)
+class Distribution(NamedTuple):
+    """Of one row: ids (n,) of what is left, with log probabilities and probabilities (n,) in float64."""
+
+    ids: Tensor
+    log_p: Tensor
+    p: Tensor
+
+
+def distribution(left: Left) -> Distribution:
+    log_p = left.logits.double().log_softmax(dim=-1)
+    there = log_p > float("-inf")
+    if bool(there.all()):
+        return Distribution(left.ids, log_p, log_p.exp())
+    return Distribution(left.ids[there], log_p[there], log_p[there].exp())
+
+
+def record(name: str, before: Distribution | None, after: Distribution, vocab_size: int) -> StageRecord:
+    """Compare what was left before and after a stage."""
+    ids, log_p, p = after
     kept_mass, kl = 1.0, 0.0
     if before is not None:
-        q, log_q = before.double().softmax(dim=-1), before.double().log_softmax(dim=-1)
-        removed = torch.isfinite(before) & ~kept
-        kept_mass = 1.0 - float(q[removed].sum())
-        kl = max(0.0, float((p[kept] * (log_p[kept] - log_q[kept])).sum()))
-    entropy = max(0.0, -float((p[kept] * log_p[kept]).sum()))
-    return StageRecord(name, kept, p.float(), entropy, kept_mass, kl)
+        log_q = before.log_p
+        if len(ids) < len(before.ids):
+            log_q = log_q[ids] if len(log_q) == vocab_size else log_q[torch.searchsorted(before.ids, ids)]
+            kept_mass = min(1.0, float(log_q.exp().sum()))
+        kl = max(0.0, float(torch.dot(p, log_p - log_q)))
+    if len(ids) == vocab_size:
+        kept, probabilities = torch.ones(vocab_size, dtype=torch.bool), p.float()
+    else:
+        kept = torch.zeros(vocab_size, dtype=torch.bool)
+        kept[ids] = True
+        probabilities = torch.zeros(vocab_size)
+        probabilities[ids] = p.float()
+    return StageRecord(name, kept, probabilities, max(0.0, -float(torch.dot(p, log_p))), kept_mass, kl)

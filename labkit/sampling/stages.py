@@ -1,19 +1,23 @@
 """Stages: each turns logits (B, V) into logits (B, V), removing tokens by -inf or reshaping the rest.
 
-A stage is a small frozen dataclass with its tie rule in the docstring. The order of a list of stages is the order they
-run in; labkit's own order is STAGES.
+A stage is a small frozen dataclass with its source and its tie rule in the docstring. The order of a list of stages is
+the order they run in; labkit's own order is STAGES. What looks at token ids (penalties, lists) is in ``history``.
 """
 
+import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..settings import PenaltyScope, check_range
+from .noise import coin
 
 REMOVED = float("-inf")
+SIDES = {"at least": operator.ge, "above": operator.gt, "at most": operator.le, "below": operator.lt}
 
 
 @dataclass
@@ -25,7 +29,7 @@ class StepContext:
         step: new tokens so far.
         seed: of the draw.
         stream: per row; i for the i-th continuation of one prompt, else 0.
-        state: what stateful stages remember from step to step, by their name.
+        state: what stateful stages and draws remember from step to step, by (name, stream).
     """
 
     prompt_ids: Sequence[Sequence[int]]
@@ -33,7 +37,7 @@ class StepContext:
     step: int = 0
     seed: int = 0
     stream: Sequence[int] = (0,)
-    state: dict[str, Any] = field(default_factory=dict)
+    state: dict[Any, Any] = field(default_factory=dict)
 
     def seen(self, row: int, scope: PenaltyScope) -> list[int]:
         """Ids that a penalty of this scope counts, repetitions included."""
@@ -41,40 +45,82 @@ class StepContext:
         generated = self.generated_ids[row] if scope != "prompt" else ()
         return [*prompt, *generated]
 
+    def row(self, row: int, seed: int | None = None) -> "StepContext":
+        """The context of one row alone; the state is shared."""
+        seed = self.seed if seed is None else seed
+        return StepContext(
+            [self.prompt_ids[row]], [self.generated_ids[row]], self.step, seed, [self.stream[row]], self.state
+        )
+
 
 class Stage(Protocol):
-    """One step between the model's logits and the draw."""
+    """One step between the model's logits and the draw.
+
+    Attributes:
+        name: of the setting that switches it on.
+        by_id: whether it asks which token is which, and not only how large its logit is.
+    """
 
     name: ClassVar[str]
+    by_id: ClassVar[bool]
 
     def __call__(self, logits: Tensor, context: StepContext) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class RepetitionPenalty:
-    """Divide positive and multiply negative logits of tokens seen before (Keskar et al. 2019, CTRL, with the sign rule
-    of Hugging Face). A token counts once however often it occurred."""
+class Limit(NamedTuple):
+    """Why a filter keeps or removes: what it measures of each token, and where it draws the line.
 
-    name: ClassVar[str] = "repetition_penalty"
-    penalty: float
-    scope: PenaltyScope = "all"
+    Attributes:
+        measure: in words.
+        values: (B, V), float64 unless the rule is about logits.
+        threshold: (B, 1).
+        stays: a token stays if its value is "at least" / "above" / "at most" / "below" the threshold.
+    """
 
-    def __post_init__(self) -> None:
-        check_range(self.name, self.penalty)
+    measure: str
+    values: Tensor
+    threshold: Tensor
+    stays: Literal["at least", "above", "at most", "below"]
+
+    def kept(self) -> Tensor:
+        """bool (B, V)"""
+        return SIDES[self.stays](self.values, self.threshold)
+
+
+class Filter:
+    """A stage that removes tokens and leaves the other logits as they are.
+
+    Attributes:
+        nested: it keeps the first so many tokens by logit, and the more the more it is given or the flatter that is;
+            so a pick moves one way when a slider does (see ``questions``).
+    """
+
+    by_id: ClassVar[bool] = False
+    nested: ClassVar[bool] = False
 
     def __call__(self, logits: Tensor, context: StepContext) -> Tensor:
-        seen = torch.zeros_like(logits, dtype=torch.bool)  # (B, V)
-        for row in range(len(logits)):
-            seen[row, torch.tensor(context.seen(row, self.scope), dtype=torch.long, device=logits.device)] = True
-        penalised = torch.where(logits > 0, logits / self.penalty, logits * self.penalty)
-        return torch.where(seen, penalised, logits)
+        return logits.masked_fill(~self.keeps(logits, context), REMOVED)
+
+    def keeps(self, logits: Tensor, context: StepContext) -> Tensor:
+        """Which tokens stay: bool (B, V); what it says of a token that is removed already does not count."""
+        return self.limit(logits, context).kept()
+
+    def kept_ids(self, logits: Tensor, context: StepContext) -> Tensor:
+        """Which of one row (V,) stay: places (n,) in ascending order."""
+        return self.keeps(logits[None], context)[0].nonzero().squeeze(-1)
+
+    def limit(self, logits: Tensor, context: StepContext) -> Limit:
+        """What decides, for every token."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """Divide by the temperature. 0 is the limit: only the largest logit is left, of equal ones the smallest id."""
+    """Divide by the temperature (Ackley, Hinton and Sejnowski 1985). 0 is the limit: only the largest logit is left, of
+    equal ones the smallest id."""
 
     name: ClassVar[str] = "temperature"
+    by_id: ClassVar[bool] = False
     temperature: float
 
     def __post_init__(self) -> None:
@@ -88,61 +134,243 @@ class Temperature:
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopNSigma(Filter):
+    """Keep logits within n standard deviations of the largest (Tang et al. 2024, top-nσ; the deviation is over what is
+    still there, not the sample's estimate). Temperature does not change which tokens stay."""
+
+    name: ClassVar[str] = "top_n_sigma"
+    nested: ClassVar[bool] = True
+    n: float
+
+    def __post_init__(self) -> None:
+        check_range(self.name, self.n)
+
+    def limit(self, logits: Tensor, context: StepContext) -> Limit:
+        there = torch.isfinite(logits)
+        values = logits.double()
+        count = there.sum(dim=-1, keepdim=True)  # (B, 1)
+        mean = values.masked_fill(~there, 0).sum(dim=-1, keepdim=True) / count
+        sigma = ((values - mean).masked_fill(~there, 0).square().sum(dim=-1, keepdim=True) / count).sqrt()
+        reach = self.n * sigma if self.n > 0 else torch.full_like(sigma, math.inf)
+        return Limit("logit", values, values.amax(dim=-1, keepdim=True) - reach, "at least")
+
+
+@dataclass(frozen=True)
+class TopK(Filter):
     """Keep the k largest logits (Fan et al. 2018); all ties at the border stay."""
 
     name: ClassVar[str] = "top_k"
+    nested: ClassVar[bool] = True
     k: int
 
     def __post_init__(self) -> None:
         check_range(self.name, self.k)
 
-    def __call__(self, logits: Tensor, context: StepContext) -> Tensor:
-        if not 0 < self.k < logits.shape[-1]:
-            return logits
-        border = logits.topk(self.k, dim=-1).values[..., -1:]  # (B, 1)
-        return logits.masked_fill(logits < border, REMOVED)
+    def limit(self, logits: Tensor, context: StepContext) -> Limit:
+        k = min(self.k or logits.shape[-1], logits.shape[-1])
+        return Limit("logit", logits, logits.topk(k, dim=-1).values[..., -1:], "at least")
+
+    def kept_ids(self, logits: Tensor, context: StepContext) -> Tensor:
+        if 0 < self.k < len(logits):
+            values, ids = logits.topk(self.k + 1)
+            if values[-1] < values[-2]:  # no tie at the border, so topk has the very set
+                return ids[:-1].sort().values
+        return super().kept_ids(logits, context)
 
 
 @dataclass(frozen=True)
-class TopP:
+class Typical(Filter):
+    """Keep the tokens whose surprisal is nearest the entropy until their mass reaches p (Meister et al. 2023, locally
+    typical sampling). The token that crosses p stays; equally near ones go by smaller id."""
+
+    name: ClassVar[str] = "typical_p"
+    p: float
+
+    def __post_init__(self) -> None:
+        check_range(self.name, self.p)
+
+    def limit(self, logits: Tensor, context: StepContext) -> Limit:
+        log_p = logits.double().log_softmax(dim=-1)
+        distance = (-log_p - entropy(log_p)).abs()
+        ids = distance.sort(dim=-1, stable=True).indices  # (B, V), nearest first
+        mass = mass_before(log_p.exp().gather(-1, ids))
+        values = torch.empty_like(mass).scatter(-1, ids, mass)
+        threshold = self.p if self.p < 1 else math.inf
+        return Limit("mass of the more typical tokens", values, values.new_full((len(values), 1), threshold), "below")
+
+
+@dataclass(frozen=True)
+class TopP(Filter):
     """Keep the most probable tokens until their mass reaches p (Holtzman et al. 2020, nucleus sampling). The token that
     crosses p stays; equal probabilities go by smaller id."""
 
     name: ClassVar[str] = "top_p"
+    nested: ClassVar[bool] = True
     p: float
 
     def __post_init__(self) -> None:
         check_range(self.name, self.p)
 
-    def __call__(self, logits: Tensor, context: StepContext) -> Tensor:
-        if self.p == 1:  # off: rounding must not remove the tail
-            return logits
+    def limit(self, logits: Tensor, context: StepContext) -> Limit:
         ordered, ids = logits.sort(dim=-1, descending=True, stable=True)  # (B, V)
-        probabilities = ordered.double().softmax(dim=-1)
-        mass_before = probabilities.cumsum(dim=-1) - probabilities
-        mass_before[..., 0] = 0.0  # the first always stays, whatever the rounding
-        removed = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, ids, mass_before >= self.p)
-        return logits.masked_fill(removed, REMOVED)
+        mass = mass_before(ordered.double().softmax(dim=-1))
+        values = torch.empty_like(mass).scatter(-1, ids, mass)
+        # At 1 it is off: rounding must not remove the tail.
+        threshold = self.p if self.p < 1 else math.inf
+        return Limit("mass of the more probable tokens", values, values.new_full((len(values), 1), threshold), "below")
+
+    def keeps(self, logits: Tensor, context: StepContext) -> Tensor:
+        if self.p == 1:
+            return torch.ones_like(logits, dtype=torch.bool)
+        return torch.stack([self._keeps(row) for row in logits])
+
+    def _keeps(self, logits: Tensor) -> Tensor:
+        """The same as ``limit`` says, without sorting more of the row (V,) than the mass needs."""
+        n = len(logits)
+        weights = logits.double().softmax(dim=-1)
+        for most in (256, 4096, n):
+            ordered, ids = logits.topk(min(most, n))
+            inside = int((mass_before(weights[ids]) < self.p).sum())
+            if inside < most:
+                break
+        border = ordered[inside - 1]
+        kept = logits >= border
+        if spare := int(kept.sum()) - inside:  # ties at the border: only the smaller ids of them stay
+            tied = (logits == border).nonzero().squeeze(-1)  # ascending ids
+            kept[tied[len(tied) - spare :]] = False
+        return kept
 
 
 @dataclass(frozen=True)
-class MinP:
+class MinP(Filter):
     """Keep tokens with at least p times the largest probability (Nguyen et al. 2024); ties at the border stay."""
 
     name: ClassVar[str] = "min_p"
+    nested: ClassVar[bool] = True
     p: float
 
     def __post_init__(self) -> None:
         check_range(self.name, self.p)
 
-    def __call__(self, logits: Tensor, context: StepContext) -> Tensor:
-        if self.p == 0:
-            return logits
-        log_p = torch.tensor(self.p, dtype=torch.float64).log()
-        border = logits.max(dim=-1, keepdim=True).values.double() + log_p.to(logits.device)
-        return logits.masked_fill(logits.double() < border, REMOVED)
+    def limit(self, logits: Tensor, context: StepContext) -> Limit:
+        largest = logits.amax(dim=-1, keepdim=True).double()  # (B, 1)
+        log_p = math.log(self.p) if self.p > 0 else -math.inf
+        return Limit("log of the share of the largest probability", logits.double() - largest,
+                     torch.full_like(largest, log_p), "at least")  # fmt: skip
 
 
-# labkit's order: what moves logits first, then temperature, then what removes tokens.
-STAGES: tuple[type, ...] = (RepetitionPenalty, Temperature, TopK, TopP, MinP)
+@dataclass(frozen=True)
+class Eta(Filter):
+    """Remove tokens below min(ε, √ε · exp(-entropy)) (Hewitt, Manning and Liang 2022, eta sampling); the most probable
+    ones always stay."""
+
+    name: ClassVar[str] = "eta_cutoff"
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        check_range(self.name, self.epsilon)
+
+    def limit(self, logits: Tensor, context: StepContext) -> Limit:
+        log_p = logits.double().log_softmax(dim=-1)
+        eta = (math.sqrt(self.epsilon) * (-entropy(log_p)).exp()).clamp(max=self.epsilon)
+        return at_least_the_largest(log_p, eta)
+
+
+@dataclass(frozen=True)
+class Epsilon(Filter):
+    """Remove tokens below probability ε (Hewitt, Manning and Liang 2022, epsilon sampling); the most probable ones
+    always stay."""
+
+    name: ClassVar[str] = "epsilon_cutoff"
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        check_range(self.name, self.epsilon)
+
+    def limit(self, logits: Tensor, context: StepContext) -> Limit:
+        log_p = logits.double().log_softmax(dim=-1)
+        return at_least_the_largest(log_p, log_p.new_full((len(log_p), 1), self.epsilon))
+
+
+@dataclass(frozen=True)
+class Xtc(Filter):
+    """Exclude top choices: with this probability, remove every token at or above the threshold but the least probable
+    of them, if there are two or more (p-e-w 2024). All ties with the least stay. The coin is recorded noise of the
+    draw's seed, as the draw's own is."""
+
+    name: ClassVar[str] = "xtc_probability"
+    probability: float
+    threshold: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_range(self.name, self.probability)
+        check_range("xtc_threshold", self.threshold)
+
+    def limit(self, logits: Tensor, context: StepContext) -> Limit:
+        p = logits.double().softmax(dim=-1)
+        least = p.masked_fill(p < self.threshold, math.inf).amin(dim=-1, keepdim=True)  # (B, 1)
+        for row, stream in enumerate(context.stream):
+            if coin(context.seed, stream, context.step) >= self.probability:
+                least[row] = math.inf
+        return Limit("probability, of which the least above the threshold stays", p, least, "at most")
+
+
+@dataclass(frozen=True)
+class Mirostat(Filter):
+    """Keep tokens of at most μ bits of surprisal, and the most probable; after each step μ moves against the error of
+    the chosen token's surprisal: μ -= η · (surprisal - τ), from 2τ on (Basu et al. 2021, Mirostat 2.0).
+
+    Its state, by stream: the step, μ at that step, and the surprisals of what it kept; the token that was chosen is
+    read from the generated ids. Asked for a step that does not follow the last one, it starts anew.
+    """
+
+    name: ClassVar[str] = "mirostat_tau"
+    by_id: ClassVar[bool] = True
+    tau: float
+    eta: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_range(self.name, self.tau)
+        check_range("mirostat_eta", self.eta)
+
+    def limit(self, logits: Tensor, context: StepContext) -> Limit:
+        surprisal = -logits.double().log_softmax(dim=-1) / math.log(2)  # (B, V), bits
+        mu = [self._mu(row, context) for row in range(len(logits))]
+        threshold = torch.tensor(mu, dtype=torch.float64, device=logits.device)[:, None]  # (B, 1)
+        if self.tau == 0:
+            threshold = torch.full_like(threshold, math.inf)
+        least = surprisal.amin(dim=-1, keepdim=True)
+        return Limit("surprisal in bits", surprisal, torch.maximum(threshold, least), "at most")
+
+    def keeps(self, logits: Tensor, context: StepContext) -> Tensor:
+        kept = self.limit(logits, context).kept()
+        left = -logits.double().masked_fill(~kept, REMOVED).log_softmax(dim=-1) / math.log(2)
+        for row, stream in enumerate(context.stream):
+            context.state[self.name, stream] = (context.step, self._mu(row, context), left[row])
+        return kept
+
+    def _mu(self, row: int, context: StepContext) -> float:
+        step, mu, surprisal = context.state.get((self.name, context.stream[row]), (None, 2 * self.tau, None))
+        if step == context.step:
+            return mu
+        if step is None or step + 1 != context.step or not context.generated_ids[row]:
+            return 2 * self.tau
+        return mu - self.eta * (float(surprisal[context.generated_ids[row][-1]]) - self.tau)
+
+
+def at_least_the_largest(log_p: Tensor, threshold: Tensor) -> Limit:
+    """Tokens at or above a probability (B, 1) stay, and the largest even if it is below."""
+    p = log_p.exp()
+    return Limit("probability", p, torch.minimum(threshold, p.amax(dim=-1, keepdim=True)), "at least")
+
+
+def mass_before(p: Tensor) -> Tensor:
+    """Of probabilities in some order (…, V): the mass of those before each; exactly 0 for the first."""
+    mass = p.cumsum(dim=-1) - p
+    mass[..., 0] = 0.0
+    return mass
+
+
+def entropy(log_p: Tensor) -> Tensor:
+    """Entropy (B, 1) in nats of log probabilities (B, V), of which some may be -inf."""
+    return -(log_p.exp() * log_p.clamp(min=-1e30)).sum(dim=-1, keepdim=True)
