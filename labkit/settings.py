@@ -268,7 +268,7 @@ class Settings:
         typical_p: keep the tokens whose surprisal is nearest the entropy, up to this mass.
         epsilon_cutoff, eta_cutoff: remove tokens below this probability; below one that falls with the entropy.
         xtc_probability, xtc_threshold: so often, remove all tokens above the threshold but the least of them.
-        mirostat_tau, mirostat_eta: keep the surprisal near tau (nats are bits here), learning at rate eta.
+        mirostat_tau, mirostat_eta: keep the surprisal of what is drawn near tau bits; eta is how fast it adapts.
         greedy: take the largest logit after all stages instead of drawing.
         seed: of the draw; None is replaced by a fresh one, which is then recorded here.
         max_new_tokens, min_new_tokens: tokens to add; before the minimum, nothing ends generation.

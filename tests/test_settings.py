@@ -270,3 +270,104 @@ def test_greedy_presets_are_greedy_and_debug_is_short():
     settings = {name: labkit.Settings.read(path) for name, path in presets().items()}
     assert settings["arithmetic-greedy"].temperature == 0
     assert len({repr(s) for s in settings.values()}) > len(settings) // 2
+
+
+# --- dialects: what a system has for a field that is left out, and what it accepts
+
+DEFAULTS = {
+    "labkit": {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "seed": 1337, "max_new_tokens": 100, "overflow": "crop"},
+    "hf": {"temperature": 1.0, "top_k": 50, "top_p": None, "max_new_tokens": 20, "penalty_scope": "all"},
+    "llama.cpp": {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "repetition_penalty": None},
+    "labcore": {"temperature": 0.9, "top_k": 40, "top_p": None, "max_new_tokens": 200, "overflow": "labcore",
+                "penalty_scope": "generated"},
+    "swamla": {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.1, "max_new_tokens": 256,
+               "max_length": 2048, "use_cache": False, "overflow": "recrop", "penalty_scope": "generated"},
+    "nanochat": {"temperature": 0.8, "top_k": None, "top_p": None, "max_new_tokens": 100, "max_length": 2048},
+    "gpt2seed": {"temperature": 0.8, "top_k": 50, "top_p": 0.95, "repetition_penalty": 1.2, "max_new_tokens": 100,
+                 "penalty_scope": "all", "overflow": "recrop"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", DEFAULTS)
+def test_what_is_left_out_is_what_the_systems_own_command_has(dialect):
+    s = labkit.Settings(dialect=dialect)
+    assert {name: getattr(s, name) for name in DEFAULTS[dialect]} == DEFAULTS[dialect]
+    assert labkit.Settings(dialect=dialect, temperature=0.3).temperature == 0.3
+
+
+def test_another_dialect_fills_in_only_what_nobody_chose():
+    s = labkit.Settings(temperature=0.5, seed=3).replace(dialect="swamla")
+    assert (s.temperature, s.top_k, s.top_p, s.repetition_penalty, s.seed) == (0.5, 50, 0.9, 1.1, 3)
+    assert s.replace(top_k=None).replace(dialect="labcore").top_k is None
+    assert labkit.Settings().replace(dialect="labcore").replace(dialect="labkit", seed=1337) == labkit.Settings()
+
+
+def test_labcore_without_its_cache_sees_the_last_ids_as_the_original_does():
+    assert labkit.Settings(dialect="labcore", use_cache=False).overflow == "recrop"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "accepted"),
+    [
+        ("labcore", {"temperature": 0, "top_k": -5}), ("labcore", {"temperature": -1.0, "repetition_penalty": 0.0}),
+        ("swamla", {"temperature": -3.0, "top_k": -2, "top_p": -0.1}), ("swamla", {"top_p": 1.5}),
+        ("nanochat", {"temperature": -1, "top_k": -1}), ("gpt2seed", {"temperature": 0, "top_k": -3, "top_p": 7.0}),
+        ("gpt2seed", {"repetition_penalty": -2.0, "top_p": 1.0}), ("llama.cpp", {"temperature": -1, "min_p": 0}),
+        ("hf", {"top_p": 0.0, "min_p": 1.0}),
+    ],
+)  # fmt: skip
+def test_a_dialect_accepts_what_the_original_accepts(dialect, accepted):
+    labkit.Settings(dialect=dialect, **accepted)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "refused", "words"),
+    [
+        ("labcore", {"top_p": 0.0}, "top_p is 0.0; it must be above 0"), ("hf", {"temperature": 0}, "above 0"),
+        ("hf", {"top_k": -1}, "from 0"), ("labcore", {"min_p": 0.1}, "labcore has no such stage; it has temperature"),
+        ("nanochat", {"top_p": 0.9}, "nanochat has no such stage"), ("gpt2seed", {"temperature": math.nan}, "a number"),
+        ("swamla", {"top_k": "5"}, "whole number"),
+    ],
+)  # fmt: skip
+def test_a_dialect_refuses_what_the_original_refuses_or_does_not_have(dialect, refused, words):
+    with pytest.raises(SamplingError, match=words):
+        labkit.Settings(dialect=dialect, **refused)
+    with pytest.raises(SamplingError, match=words):
+        labkit.Sampler.from_settings(dialect=dialect, **refused)
+
+
+def test_a_stage_that_a_system_lacks_may_be_named_as_off():
+    assert labkit.Settings(dialect="nanochat", top_p=1.0, min_p=0.0, logit_bias={}).top_p is None
+
+
+@pytest.mark.parametrize("dialect", DEFAULTS)
+def test_settings_of_every_dialect_are_written_and_read_back(dialect, tmp_path):
+    every = labkit.Settings(dialect=dialect, top_k=None, seed=5)
+    every.write(tmp_path / "s.toml")
+    assert labkit.Settings.read(tmp_path / "s.toml") == every and hash(every) == hash(every.replace())
+
+
+def test_biases_and_lists_are_written_and_read_back(tmp_path):
+    s = labkit.Settings(logit_bias={3: -1.5, 50256: float("-inf")}, allowed_ids=[1, 2, 3], forbidden_ids=(2,))
+    s.write(tmp_path / "s.toml")
+    assert labkit.Settings.read(tmp_path / "s.toml") == s and s.allowed_ids == (1, 2, 3)
+    assert hash(s) == hash(labkit.Settings.read(tmp_path / "s.toml"))
+
+
+@pytest.mark.parametrize(
+    "bad", [{"logit_bias": {-1: 1.0}}, {"logit_bias": {1: math.nan}}, {"logit_bias": {1: math.inf}},
+            {"logit_bias": [1]}, {"allowed_ids": [1.5]}, {"forbidden_ids": "abc"}, {"allowed_ids": [-2]}]
+)  # fmt: skip
+def test_a_broken_bias_or_list_is_refused(bad):
+    with pytest.raises(SamplingError, match=f"^{next(iter(bad))} is .*must be"):
+        labkit.Settings(**bad)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [('system_prompt = 3', "system_prompt is 3; it must be a string"), ("stream = 1", "stream is 1; it must be true"),
+     ("max_history_turns = true", "whole number from 0"), ("max_history_turns = -1", "whole number from 0")],
+)  # fmt: skip
+def test_a_programs_key_of_the_wrong_kind_is_refused(line, words, tmp_path):
+    with pytest.raises(ConfigError, match=words):
+        read_config(write_toml(tmp_path, f"[generation]\n{line}\n"))

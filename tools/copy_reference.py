@@ -15,15 +15,27 @@ from pathlib import Path
 
 DESTINATION = Path(__file__).parent.parent / "tests" / "reference"
 
-# System -> what of its folder is copied; the rest only the whole set has (cases with GPT-2's 50,257 rows, for one).
+# System -> folders and files of it that are copied; the rest only the whole set has (cases with GPT-2's 50,257 rows, for one).
 SELECTION: dict[str, tuple[str, ...]] = {
-    "gpt2seed": ("small_bias", "small_bias_ddp", "small_nobias_eps1e-2", "broken", "filters", "tokenizer"),
+    "gpt2seed": (
+        "small_bias",
+        "small_bias_ddp",
+        "small_nobias_eps1e-2",
+        "broken",
+        "filters",
+        "inference_cli",
+        "tokenizer",
+    ),
     "labcore": (
         "char_learned_bias",
         "char_learned_nobias_ddp",
         "char_rope_nobias",
+        "benchmark",
         "broken",
+        "chat",
         "config_loader",
+        "filters",
+        "generate_cli",
         "tokenizers",
     ),
     "nanochat": (
@@ -32,16 +44,26 @@ SELECTION: dict[str, tuple[str, ...]] = {
         "ve_window_jan2026",
         "newest_sssl",
         "broken",
+        "filters",
         "tokenizer",
     ),
-    "swamla": ("gqa_qlora_bias_ddp", "hf_flat", "mixed_dtype_fp8opt", "broken"),
+    "swamla": (
+        "gqa_qlora_bias_ddp",
+        "hf_flat",
+        "mixed_dtype_fp8opt",
+        "broken",
+        "filters",
+        "gpt2_vocab_bf16/expected.json",
+        "gpt2_vocab_bf16/prompts.txt",
+    ),
 }
 SHARED = ("broken_verdicts.json",)
 
 
 def archive(root: Path, system: str, selection: tuple[str, ...]) -> bytes:
     """A tar.xz of the selected folders, and of the files that all systems share."""
-    members = [path for name in selection for path in (root / system / name).rglob("*") if path.is_file()]
+    named = [root / system / name for name in selection]
+    members = [path for top in named for path in (top, *top.rglob("*")) if path.is_file()]
     members += [root / name for name in SHARED]
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
