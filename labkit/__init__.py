@@ -1,8 +1,8 @@
 """labkit: see and steer how a small language model chooses its next token.
 
-    import labkit
-    lm = labkit.load("shakespeare-char")
-    print(labkit.generate(lm, "To be", seed=1, max_new_tokens=60).text)
+import labkit
+lm = labkit.load("shakespeare-char")
+print(labkit.generate(lm, "To be", seed=1, max_new_tokens=60).text)
 """
 
 import importlib
@@ -23,6 +23,9 @@ _PUBLIC = {
     "Settings": "settings",
     "Sampler": "sampling",
     "SamplingTrace": "sampling",
+    "capture": "inspection",
+    "edit": "inspection",
+    "sites": "inspection",
     "LabkitError": "errors",
     "CheckpointError": "errors",
     "TokenizerError": "errors",
@@ -30,12 +33,14 @@ _PUBLIC = {
     "ContextError": "errors",
     "ConfigError": "errors",
     "chat": None,
+    "inspection": None,
     "views": None,
     "widgets": None,
 }
 
 if TYPE_CHECKING:
     from . import chat as chat
+    from . import inspection as inspection
     from . import views as views
     from . import widgets as widgets
     from .errors import CheckpointError as CheckpointError
@@ -48,6 +53,9 @@ if TYPE_CHECKING:
     from .generation import Step as Step
     from .generation import generate as generate
     from .generation import stream as stream
+    from .inspection import capture as capture
+    from .inspection import edit as edit
+    from .inspection import sites as sites
     from .language_model import LanguageModel as LanguageModel
     from .language_model import load as load
     from .language_model import shipped as shipped

@@ -104,6 +104,11 @@ class FullStore:
             self.k, self.v, self._shared = self.k[rows], self.v[rows], False
 
     @property
+    def seen(self) -> Tensor:
+        """Positions (B, S) of what the newest ``append`` returned."""
+        return self.slots.positions[:, : self.n]
+
+    @property
     def nbytes(self) -> int:
         """Bytes that the kept keys and values take (not the spare capacity)."""
         if self.k is None or self.v is None:
@@ -146,6 +151,10 @@ class NewestStore:
         self.full.select(rows)
 
     @property
+    def seen(self) -> Tensor:
+        return self.full.seen
+
+    @property
     def nbytes(self) -> int:
         return self.full.nbytes
 
@@ -177,6 +186,10 @@ class LatentStore:
 
     def select(self, rows: Tensor) -> None:
         self.full.select(rows)
+
+    @property
+    def seen(self) -> Tensor:
+        return self.full.seen
 
     @property
     def nbytes(self) -> int:
@@ -300,6 +313,10 @@ class WindowStore:
     @property
     def complete(self) -> bool:
         return self.slots.complete
+
+    @property
+    def seen(self) -> Tensor:
+        return self.slots.seen
 
     def fork(self, slots: WindowSlots) -> "WindowStore":
         other = WindowStore(slots)

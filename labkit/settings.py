@@ -104,7 +104,11 @@ DIALECTS: Mapping[Dialect, DialectRules] = {
             **{
                 name: LABKIT_RULES[name]
                 for name in (
-                    "repetition_penalty", "no_repeat_ngram_size", "logit_bias", "forbidden_ids", "epsilon_cutoff",
+                    "repetition_penalty",
+                    "no_repeat_ngram_size",
+                    "logit_bias",
+                    "forbidden_ids",
+                    "epsilon_cutoff",
                     "eta_cutoff",
                 )
             },
@@ -143,8 +147,14 @@ DIALECTS: Mapping[Dialect, DialectRules] = {
     ),
     "swamla": DialectRules(
         {
-            "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.1, "max_new_tokens": 256, "max_length": 2048,
-            "use_cache": False, "overflow": "recrop", "penalty_scope": "generated",
+            "top_k": 50,
+            "top_p": 0.9,
+            "repetition_penalty": 1.1,
+            "max_new_tokens": 256,
+            "max_length": 2048,
+            "use_cache": False,
+            "overflow": "recrop",
+            "penalty_scope": "generated",
         },
         {
             "temperature": ANY,
@@ -160,7 +170,11 @@ DIALECTS: Mapping[Dialect, DialectRules] = {
     # It checks nothing; only None switches a stage off (top_p = 1 still drops what rounding puts beyond 1).
     "gpt2seed": DialectRules(
         {
-            "top_k": 50, "top_p": 0.95, "repetition_penalty": 1.2, "use_cache": False, "overflow": "recrop",
+            "top_k": 50,
+            "top_p": 0.95,
+            "repetition_penalty": 1.2,
+            "use_cache": False,
+            "overflow": "recrop",
         },
         {
             "temperature": ANY,
@@ -321,8 +335,8 @@ class Settings:
         for name in FIELDS:
             if getattr(self, name) is OMITTED:
                 self._set(name, default_of(name, self.dialect))
-        # Not a field: what `replace` hands on, so that another dialect fills in only what nobody chose.
-        self._set("given", frozenset([*given, "seed"]))
+        # Not a field: another dialect fills in only what nobody chose.
+        self._set("_given", frozenset([*given, "seed"]))
         if self.temperature is None:
             self._set("temperature", 1.0)
         if self.seed is None:
@@ -356,6 +370,11 @@ class Settings:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
+    @property
+    def given(self) -> frozenset[str]:
+        """The fields that somebody chose; the others are the dialect's."""
+        return self.__dict__["_given"]  # type: ignore[no-any-return]
+
     def __hash__(self) -> int:
         values = (getattr(self, name) for name in FIELDS)
         return hash(tuple(frozenset(v.items()) if isinstance(v, Mapping) else v for v in values))
@@ -366,7 +385,7 @@ class Settings:
         With another dialect, fields that were left out become that dialect's.
         """
         check_names(changes)
-        kept = {name: getattr(self, name) for name in self.given}  # type: ignore[attr-defined]
+        kept = {name: getattr(self, name) for name in self.given}
         return Settings(**{"dialect": self.dialect} | kept | changes)
 
     def sampling(self) -> dict[str, Any]:

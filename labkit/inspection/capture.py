@@ -1,0 +1,256 @@
+"""Capture and edit: read and replace what is at a site, also while a model generates with its cache.
+
+    with labkit.capture(lm, "blocks.*.pattern") as acts:
+        labkit.generate(lm, "To be")
+    acts["blocks.0.pattern"]          # (B, H, n, n): prompt and continuation in one picture
+
+Hooks are PyTorch's own and are gone when the ``with`` block ends, however it ends.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError, ContextError
+from ..language_model import LanguageModel
+from .sites import Site, module_of, resolve, value_of
+
+MOST_BYTES = 2 << 30
+
+
+@dataclass(frozen=True)
+class At:
+    """A part of a site: some heads, some positions of the text; None: all.
+
+    Attributes:
+        site: a name, in which ``*`` stands for any text.
+        heads: of q, k, v and z.
+        positions: of tokens, counted from the first one that the model sees.
+    """
+
+    site: str
+    heads: tuple[int, ...] | None = None
+    positions: tuple[int, ...] | None = None
+
+
+class Where:
+    """Which tokens the forward that is running looks at: told by hooks on the blocks and their attention."""
+
+    def __init__(self, lm: LanguageModel):
+        self.positions = torch.empty(0)  # (B, T)
+        self.k_positions = torch.empty(0)  # (B, S)
+        self.handles: list[Any] = []
+        for block in lm.model.blocks:
+            self.handles.append(block.register_forward_pre_hook(self._enter_block))
+            self.handles.append(block.get_submodule("attn").register_forward_pre_hook(self._enter_attention))
+            self.handles.append(block.get_submodule("attn.core").register_forward_pre_hook(self._enter_core))
+        self._store: Any = None
+
+    def _enter_block(self, module: nn.Module, args: Any) -> None:
+        self.positions = args[1].positions
+
+    def _enter_attention(self, module: nn.Module, args: Any) -> None:
+        self._store = args[2] if len(args) > 2 else None
+
+    def _enter_core(self, module: nn.Module, args: Any) -> None:
+        self.k_positions = self.positions if self._store is None else self._store.seen
+
+
+@dataclass
+class Rows:
+    """What was seen at a site in one forward: values with T as second to last dim but for (B, T, C), and positions."""
+
+    positions: Tensor
+    k_positions: Tensor
+    values: Tensor
+
+
+class Activations(Mapping[str, Tensor]):
+    """What was at each site, by name: float32 on the CPU, the tokens of all forwards in one tensor.
+
+    A forward that begins at the first position begins anew: of several prompts the last one is here. Keys and values
+    are those of every token when it was new; a pattern has a row for each token and a column for each position.
+    """
+
+    def __init__(self, captured: list[Site], max_bytes: int):
+        self.sites = {site.name: site for site in captured}
+        self.max_bytes = max_bytes
+        self._rows: dict[str, list[Rows]] = {name: [] for name in self.sites}
+        self._bytes = 0
+
+    def add(self, site: Site, where: Where, values: Tensor) -> None:
+        rows = self._rows[site.name]
+        if rows and int(where.positions.max()) + 1 == where.positions.shape[1]:
+            self._bytes -= sum(old.values.nbytes for old in rows)
+            rows.clear()
+        if site.kind.argument in ("k", "v"):
+            values = new_keys(values, where)
+        self._bytes += values.nbytes
+        if self._bytes > self.max_bytes:
+            raise ContextError(
+                f"the capture takes more than {self.max_bytes / 2**20:,.0f} MiB (at {site.name}); "
+                "capture fewer sites or fewer tokens, or pass max_bytes="
+            )
+        rows.append(Rows(where.positions, where.k_positions.clone(), values.detach().clone()))
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.sites:
+            raise ConfigError(f"{name!r} was not captured; captured are {', '.join(self.sites)}")
+        rows = self._rows[name]
+        if not rows:
+            raise ConfigError(f"nothing has run through {name} yet")
+        if self.sites[name].kind.argument == "pattern":
+            return assembled_pattern(rows)
+        return torch.cat([row.values for row in rows], dim=-2).float().cpu()
+
+    def positions(self, name: str) -> Tensor:
+        """Positions (B, n) of the tokens in ``self[name]``."""
+        return torch.cat([row.positions for row in self._rows[name]], dim=1).cpu()
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self.sites if self._rows[name])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def new_keys(values: Tensor, where: Where) -> Tensor:
+    """Of keys or values of all slots (B, K, S, D) those of this forward's tokens (B, K, T, D)."""
+    is_new = where.k_positions[:, None, :] == where.positions[:, :, None]  # (B, T, S)
+    slot = is_new.to(torch.uint8).argmax(dim=-1)  # (B, T)
+    return values.gather(2, slot[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3]))
+
+
+def assembled_pattern(rows: list[Rows]) -> Tensor:
+    """Rows of several forwards as one picture: (B, H, n, positions), 0 where nothing was looked at."""
+    n = int(max(row.k_positions.max() for row in rows)) + 1
+    parts = []
+    for row in rows:
+        b, h, t, _ = row.values.shape
+        full = torch.zeros(b, h, t, n + 1)  # the last column takes empty slots
+        columns = torch.where(row.k_positions < 0, n, row.k_positions)[:, None, None, :].expand(row.values.shape)
+        parts.append(full.scatter(-1, columns.cpu(), row.values.float().cpu())[..., :n])
+    return torch.cat(parts, dim=2)
+
+
+def pattern(core: Any, q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    """Attention weights from q (B, H, T, D), k (B, K, S, D) and mask (B, 1, T, S): (B, H, T, S)"""
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # (B, H, S, D)
+    scores = (q @ k.transpose(-1, -2)).float() * (core.scale or q.shape[-1] ** -0.5)
+    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+
+
+@contextmanager
+def capture(lm: LanguageModel, names: str | Iterable[str], *, max_bytes: int = MOST_BYTES) -> Iterator[Activations]:
+    """Read what is at these sites while the block runs.
+
+    Args:
+        names: of ``labkit.sites(lm)``; ``*`` stands for any text.
+        max_bytes: a capture that needs more is refused, with the number, before it fills the memory.
+
+    Raises:
+        ConfigError: no such site; the nearest names are suggested.
+    """
+    chosen = resolve(lm, names)
+    acts = Activations(chosen, max_bytes)
+    where = Where(lm)
+    try:
+        for site in chosen:
+            module = module_of(lm.model, site.kind, site.layer)
+            where.handles.append(module.register_forward_hook(_reader(acts, site, where)))
+        yield acts
+    finally:
+        for handle in where.handles:
+            handle.remove()
+
+
+def _reader(acts: Activations, site: Site, where: Where) -> Callable[..., None]:
+    def read(module: nn.Module, args: Any, output: Any) -> None:
+        if site.kind.argument == "pattern":
+            q, k, _, mask = args
+            acts.add(site, where, pattern(module, q, k, mask))
+        else:
+            acts.add(site, where, value_of(site.kind.argument, args, output))
+
+    return read
+
+
+@contextmanager
+def edit(lm: LanguageModel, edits: Mapping[str | At, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """Replace what is at sites by ``function(value)`` while the block runs, at every generated token as well.
+
+    With an ``At`` that names heads or positions, the function gets and returns only that part. k and v are those of all
+    tokens so far, at every step; what the cache holds stays as it is.
+
+    Raises:
+        ConfigError: no such site, a site that is only read, or a function that changes shape or dtype.
+    """
+    where = Where(lm)
+    try:
+        for key, function in edits.items():
+            at = key if isinstance(key, At) else At(key)
+            for site in resolve(lm, at.site):
+                check_part(site, at)
+                where.handles.append(_register(lm, site, at, function, where))
+        yield
+    finally:
+        for handle in where.handles:
+            handle.remove()
+
+
+def _register(lm: LanguageModel, site: Site, at: At, function: Callable[[Tensor], Tensor], where: Where) -> Any:
+    module, argument = module_of(lm.model, site.kind, site.layer), site.kind.argument
+    if argument == "pattern":
+        raise ConfigError(f"{site.name} is computed from q and k and only read; edit q, k, v or z")
+    if argument == "output":
+        return module.register_forward_hook(lambda m, args, output: edited(output, site, at, function, where))
+    place = "qkv".index(argument) if argument in "qkv" else 0
+
+    def replace(module: nn.Module, args: Any) -> Any:
+        return (*args[:place], edited(args[place], site, at, function, where), *args[place + 1 :])
+
+    return module.register_forward_pre_hook(replace)
+
+
+def edited(value: Tensor, site: Site, at: At, function: Callable[[Tensor], Tensor], where: Where) -> Tensor:
+    """The value with the selected part replaced."""
+    if at.positions is None and at.heads is None:
+        return checked(function(value), value, site)
+    dims = site.kind.dims
+    index: list[Any] = [slice(None)] * value.ndim
+    if at.heads is not None:
+        index[1] = list(at.heads)
+    if at.positions is not None:
+        positions = where.k_positions if "S" in dims else where.positions  # (B, T)
+        wanted = torch.isin(positions[0], torch.tensor(at.positions, device=positions.device))
+        if not bool(wanted.any()):
+            return value
+        index[dims.index("S" if "S" in dims else "T")] = wanted.nonzero().squeeze(-1)
+    if at.heads is not None and at.positions is not None:
+        index[1] = torch.tensor(index[1], device=value.device)[:, None]
+    part = value[tuple(index)]
+    out = value.clone()
+    out[tuple(index)] = checked(function(part), part, site)
+    return out
+
+
+def checked(new: Any, old: Tensor, site: Site) -> Tensor:
+    if not isinstance(new, Tensor) or new.shape != old.shape or new.dtype != old.dtype:
+        got = f"{tuple(new.shape)} {new.dtype}" if isinstance(new, Tensor) else type(new).__name__
+        raise ConfigError(f"the edit of {site.name} gave {got}; it must give {tuple(old.shape)} {old.dtype}")
+    return new
+
+
+def check_part(site: Site, at: At) -> None:
+    """Heads must exist, and only sites with heads have any."""
+    if at.heads is None:
+        return
+    n = dict(site.sizes).get(site.kind.dims[1]) if site.kind.dims[1] in "HK" else None
+    if n is None:
+        raise ConfigError(f"{site.name} has no heads; sites with heads are q, k, v and z")
+    if bad := [head for head in at.heads if not 0 <= head < n]:
+        raise ConfigError(f"{site.name} has heads 0 … {n - 1}; there is no head {bad[0]}")
