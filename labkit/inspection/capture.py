@@ -137,10 +137,10 @@ def assembled_pattern(rows: list[Rows]) -> Tensor:
     return torch.cat(parts, dim=2)
 
 
-def pattern(core: Any, q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    """Attention weights from q (B, H, T, D), k (B, K, S, D) and mask (B, 1, T, S): (B, H, T, S)"""
+def weights(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Attention weights from q (B, H, T, D), k (B, K, S, D) and mask (B, 1, T, S): float32 (B, H, T, S)"""
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # (B, H, S, D)
-    scores = (q @ k.transpose(-1, -2)).float() * (core.scale or q.shape[-1] ** -0.5)
+    scores = (q @ k.transpose(-1, -2)).float() * scale
     return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
 
 
@@ -160,7 +160,7 @@ def capture(lm: LanguageModel, names: str | Iterable[str], *, max_bytes: int = M
     where = Where(lm)
     try:
         for site in chosen:
-            module = module_of(lm.model, site.kind, site.layer)
+            module = module_of(lm.model, site)
             where.handles.append(module.register_forward_hook(_reader(acts, site, where)))
         yield acts
     finally:
@@ -169,10 +169,10 @@ def capture(lm: LanguageModel, names: str | Iterable[str], *, max_bytes: int = M
 
 
 def _reader(acts: Activations, site: Site, where: Where) -> Callable[..., None]:
-    def read(module: nn.Module, args: Any, output: Any) -> None:
+    def read(module: Any, args: Any, output: Any) -> None:
         if site.kind.argument == "pattern":
             q, k, _, mask = args
-            acts.add(site, where, pattern(module, q, k, mask))
+            acts.add(site, where, weights(q, k, mask, module.scale or q.shape[-1] ** -0.5))
         else:
             acts.add(site, where, value_of(site.kind.argument, args, output))
 
@@ -203,7 +203,7 @@ def edit(lm: LanguageModel, edits: Mapping[str | At, Callable[[Tensor], Tensor]]
 
 
 def _register(lm: LanguageModel, site: Site, at: At, function: Callable[[Tensor], Tensor], where: Where) -> Any:
-    module, argument = module_of(lm.model, site.kind, site.layer), site.kind.argument
+    module, argument = module_of(lm.model, site), site.kind.argument
     if argument == "pattern":
         raise ConfigError(f"{site.name} is computed from q and k and only read; edit q, k, v or z")
     if argument == "output":
@@ -223,6 +223,8 @@ def edited(value: Tensor, site: Site, at: At, function: Callable[[Tensor], Tenso
     dims = site.kind.dims
     index: list[Any] = [slice(None)] * value.ndim
     if at.heads is not None:
+        if bad := [head for head in at.heads if not 0 <= head < value.shape[1]]:
+            raise ConfigError(f"{site.name} has heads 0 … {value.shape[1] - 1}; there is no head {bad[0]}")
         index[1] = list(at.heads)
     if at.positions is not None:
         positions = where.k_positions if "S" in dims else where.positions  # (B, T)
@@ -246,11 +248,6 @@ def checked(new: Any, old: Tensor, site: Site) -> Tensor:
 
 
 def check_part(site: Site, at: At) -> None:
-    """Heads must exist, and only sites with heads have any."""
-    if at.heads is None:
-        return
-    n = dict(site.sizes).get(site.kind.dims[1]) if site.kind.dims[1] in "HK" else None
-    if n is None:
+    """Only sites with heads have any."""
+    if at.heads is not None and site.kind.dims[1] not in "HK":
         raise ConfigError(f"{site.name} has no heads; sites with heads are q, k, v and z")
-    if bad := [head for head in at.heads if not 0 <= head < n]:
-        raise ConfigError(f"{site.name} has heads 0 … {n - 1}; there is no head {bad[0]}")

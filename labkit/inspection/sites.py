@@ -9,7 +9,7 @@ without hooks pays nothing.
 import difflib
 import fnmatch
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -65,13 +65,13 @@ class Site:
     Attributes:
         name: "blocks.3.z", or "norm_f".
         layer: None for the sites behind the last block.
-        sizes: of the dims that the model fixes, by letter.
+        sizes: of the dims that the model fixes, by letter; known in the list that ``sites`` gives.
     """
 
     name: str
     kind: Kind
     layer: int | None
-    sizes: tuple[tuple[str, int], ...]
+    sizes: tuple[tuple[str, int], ...] = ()
 
     @property
     def shape(self) -> str:
@@ -97,39 +97,41 @@ def sites(lm: LanguageModel) -> list[Site]:
     Raises:
         ConfigError: a wrapped function has no inside.
     """
-    model = lm.model
-    if not model.blocks:
-        raise ConfigError("this model is a wrapped function; there is nothing to look into")
-    shapes = _shapes(model)
+    unsized = every_site(lm.model)
+    shapes = _shapes(lm.model)
     return [
-        Site(name, kind, layer, tuple((d, n) for d, n in zip(kind.dims, shapes[name], strict=True) if d not in "BTS"))
-        for name, kind, layer in named_kinds(model)
+        replace(
+            site, sizes=tuple((d, n) for d, n in zip(site.kind.dims, shapes[site.name], strict=True) if d not in "BTS")
+        )
+        for site in unsized
     ]
 
 
-def named_kinds(model: CausalLM) -> list[tuple[str, Kind, int | None]]:
-    """(name, kind, layer) of every site."""
-    inside = [(f"blocks.{i}.{name}", kind, i) for i in range(len(model.blocks)) for name, kind in KINDS.items()]
-    return [*inside, *((name, kind, None) for name, kind in FINAL.items())]
+def every_site(model: CausalLM) -> list[Site]:
+    """The sites by name alone; nothing runs."""
+    if not model.blocks:
+        raise ConfigError("this model is a wrapped function; there is nothing to look into")
+    inside = [Site(f"blocks.{i}.{name}", kind, i) for i in range(len(model.blocks)) for name, kind in KINDS.items()]
+    return [*inside, *(Site(name, kind, None) for name, kind in FINAL.items())]
 
 
-def module_of(model: CausalLM, kind: Kind, layer: int | None) -> nn.Module:
-    return (model if layer is None else model.blocks[layer]).get_submodule(kind.module)
+def module_of(model: CausalLM, site: Site) -> nn.Module:
+    return (model if site.layer is None else model.blocks[site.layer]).get_submodule(site.kind.module)
 
 
 def _shapes(model: CausalLM) -> dict[str, tuple[int, ...]]:
     """The shape of every site for one token, found by looking."""
     found: dict[str, tuple[int, ...]] = {}
     handles = []
-    for name, kind, layer in named_kinds(model):
+    for site in every_site(model):
 
-        def note(module: nn.Module, args: Any, output: Any, name: str = name, kind: Kind = kind) -> None:
-            if kind.argument == "pattern":
-                found[name] = (*args[0].shape[:3], args[1].shape[2])
+        def note(module: nn.Module, args: Any, output: Any, site: Site = site) -> None:
+            if site.kind.argument == "pattern":
+                found[site.name] = (*args[0].shape[:3], args[1].shape[2])
             else:
-                found[name] = tuple(value_of(kind.argument, args, output).shape)
+                found[site.name] = tuple(value_of(site.kind.argument, args, output).shape)
 
-        handles.append(module_of(model, kind, layer).register_forward_hook(note))
+        handles.append(module_of(model, site).register_forward_hook(note))
     try:
         with torch.inference_mode():
             model.hidden(torch.zeros(1, 1, dtype=torch.long, device=model.device))
@@ -146,7 +148,7 @@ def value_of(argument: Argument, args: Any, output: Any) -> Any:
 
 def resolve(lm: LanguageModel, names: str | Iterable[str]) -> list[Site]:
     """Sites by name; ``*`` stands for any text ("blocks.*.z"). Of an unknown name the nearest ones are suggested."""
-    every = {site.name: site for site in sites(lm)}
+    every = {site.name: site for site in every_site(lm.model)}
     out: dict[str, Site] = {}
     for name in [names] if isinstance(names, str) else names:
         matching = fnmatch.filter(every, name)
