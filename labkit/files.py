@@ -6,9 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from .errors import LabkitError
+
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call ``write(file)`` on a file beside ``path``, flush to disk, then rename it over: old or new, never half."""
+    """Call ``write(file)`` on a file beside ``path``, flush to disk, then rename it over: old or new, never half.
+
+    Raises:
+        LabkitError: ``path`` is a folder, a device or a pipe, which renaming would replace.
+    """
+    if path.exists() and not path.is_file():
+        raise LabkitError(f"{path} is not a file; name one to write to")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:

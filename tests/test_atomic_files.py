@@ -13,6 +13,7 @@ import tiny
 
 import labkit
 from labkit.checkpoints import labcore, nanochat
+from labkit.errors import LabkitError
 from labkit.files import atomic_write
 
 
@@ -87,6 +88,7 @@ def test_threads_that_write_the_same_file_do_not_disturb_each_other(tmp_path):
 SLOW_WRITER = """
 import sys, time
 from pathlib import Path
+from labkit.errors import LabkitError
 from labkit.files import atomic_write
 def write(file):
     file.write(b"new" * 100_000)
@@ -152,3 +154,12 @@ def test_it_takes_no_longer_than_the_write_itself(tmp_path):
     for i in range(50):
         atomic_write(Path(tmp_path / f"{i}.bin"), lambda file: file.write(b"x"))
     assert time.process_time() - start < 1
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for target in (pipe, tmp_path):
+        with pytest.raises(LabkitError, match="is not a file; name one to write to"):
+            atomic_write(target, lambda file: file.write(b"x"))
+    assert pipe.is_fifo() and sorted(tmp_path.iterdir()) == [pipe]

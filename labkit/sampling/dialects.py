@@ -1,12 +1,13 @@
 """Dialects compared: where systems part from labkit on the same logits and settings, and why."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..errors import SamplingError
 from ..settings import DIALECTS, LABKIT_RULES, Settings, dialect_named
 from .draws import Draw, Greedy, Gumbel
 from .orders import ORDERS, STAGES, build
@@ -70,7 +71,7 @@ class Difference(NamedTuple):
         kept: how many tokens the draw sees.
         only_here, only_in_labkit: ids that it keeps and labkit does not, and the other way round (most probable first).
         distance: total variation between the two distributions, 0 … 1.
-        chosen: the token that the same noise picks.
+        chosen: the token that the same noise picks; None where the system fails.
         because: each cause, found by putting labkit's rule in its place and seeing the result change.
         lacks: settings that are on but that the system does not have.
     """
@@ -81,7 +82,7 @@ class Difference(NamedTuple):
     only_here: tuple[int, ...]
     only_in_labkit: tuple[int, ...]
     distance: float
-    chosen: int
+    chosen: int | None
     because: tuple[str, ...]
     lacks: tuple[str, ...]
 
@@ -123,59 +124,79 @@ def compare(
 ) -> Comparison:
     """The same settings on the same logits (V,) under every dialect, with labkit's recorded draw for all.
 
-    Only settings that are on are compared; what a system accepts or has by default is another matter
-    (``labkit.settings.DIALECTS``).
+    Only settings that are on are compared, with the stages of sampling (transformers runs none of its warpers when it
+    is greedy); what a system accepts or has by default is another matter (``labkit.settings.DIALECTS``).
     """
     row = torch.as_tensor(logits).detach().float().cpu()
-    context = StepContext(
-        [prompt_ids], [generated_ids], len(generated_ids) if step is None else step, settings.seed or 0
-    )
+    seed = settings.seed or 0
     on = {name: getattr(settings, name) for name in LABKIT_RULES if getattr(settings, name) is not None}
-    draw: Draw = Greedy(settings.seed or 0) if settings.greedy else Gumbel(settings.seed or 0)
+    draw: Draw = Greedy(seed) if settings.greedy else Gumbel(seed)
 
     def outcome(stages: Sequence[Stage]) -> tuple[Tensor, int]:
-        fresh = StepContext([prompt_ids], [generated_ids], context.step, context.seed)
+        """Probabilities (V,) and the pick of these stages."""
+        n = len(generated_ids) if step is None else step
+        fresh = StepContext([prompt_ids], [generated_ids], n, seed)
         sampler = Sampler(stages, draw)
         p = sampler.apply(row[None], fresh)[0].double().softmax(dim=-1)
         return p, sampler.choose(row[None], fresh)[0].id
 
     def stages_of(dialect: str) -> list[Stage]:
-        return build({n: v for n, v in on.items() if n in DIALECTS[dialect_named(dialect)].rules},
-                     settings.greedy, settings.seed or 0, None, dialect)[0]  # fmt: skip
+        has = DIALECTS[dialect_named(dialect)].rules
+        return build({name: value for name, value in on.items() if name in has}, False, seed, None, dialect)[0]
 
     ours = {stage.name: stage for stage in stages_of("labkit")}
     base, _ = outcome(list(ours.values()))
     differences = []
     for dialect in DIALECTS:
         theirs = stages_of(dialect)
-        p, chosen = outcome(theirs)
-        # Put labkit's stage in the place of theirs, one after the other; where the outcome moves is a cause.
-        because, swapped = [], list(theirs)
-        for i, stage in enumerate(theirs):
-            before = outcome(swapped)[0]
-            swapped[i] = ours.get(stage.name, stage)
-            if stage != swapped[i] and not torch.allclose(before, outcome(swapped)[0], atol=1e-6, rtol=0):
-                because.append(f"{stage.name}: {rule_of_stage(stage, swapped[i])}")
         lacks = tuple(name for name in ours if name not in {stage.name for stage in theirs})
-        shared = [stage for stage in ours.values() if stage.name not in lacks]
-        if not torch.allclose(outcome(swapped)[0], outcome(shared)[0], atol=1e-6, rtol=0):
-            because.append(f"order: {' → '.join(s.name for s in swapped)}")
-        if not torch.allclose(outcome(shared)[0], base, atol=1e-6, rtol=0):
-            because.append(f"it has no {', '.join(lacks)}")
+        order = tuple(stage.name for stage in theirs)
+        try:
+            p, chosen = outcome(theirs)
+            because = causes(theirs, ours, lacks, base, outcome)
+        except SamplingError as error:
+            differences.append(Difference(dialect, order, 0, (), (), 1.0, None, (f"fails: {error}",), lacks))
+            continue
         differences.append(
             Difference(
                 dialect=dialect,
-                order=tuple(stage.name for stage in theirs),
+                order=order,
                 kept=int((p > 0).sum()),
                 only_here=most_probable(row, (p > 0) & (base == 0)),
                 only_in_labkit=most_probable(row, (base > 0) & (p == 0)),
                 distance=float((p - base).abs().sum() / 2),
                 chosen=chosen,
-                because=tuple(because),
+                because=because,
                 lacks=lacks,
             )
         )
     return Comparison(tuple(differences))
+
+
+def causes(
+    theirs: Sequence[Stage],
+    ours: Mapping[str, Stage],
+    lacks: Sequence[str],
+    base: Tensor,
+    outcome: Callable[[Sequence[Stage]], tuple[Tensor, int]],
+) -> tuple[str, ...]:
+    """Why the outcome is another one: each cause moves it when labkit's rule, order or stage is put in its place."""
+    because, swapped = [], list(theirs)
+    for i, stage in enumerate(theirs):
+        before = outcome(swapped)[0]
+        swapped[i] = ours.get(stage.name, stage)
+        if stage != swapped[i] and not alike(before, outcome(swapped)[0]):
+            because.append(f"{stage.name}: {rule_of_stage(stage, swapped[i])}")
+    shared = [stage for stage in ours.values() if stage.name not in lacks]
+    if not alike(outcome(swapped)[0], outcome(shared)[0]):
+        because.append(f"order: {' → '.join(stage.name for stage in swapped)}")
+    if not alike(outcome(shared)[0], base):
+        because.append(f"it has no {', '.join(lacks)}")
+    return tuple(because)
+
+
+def alike(p: Tensor, q: Tensor) -> bool:
+    return torch.allclose(p, q, atol=1e-6, rtol=0)
 
 
 def rule_of_stage(stage: Any, ours: Any) -> str:

@@ -136,23 +136,26 @@ class NanochatMultinomial(TorchMultinomial):
 @dataclass(frozen=True)
 class LlamaCppDist(Draw):
     """llama.cpp's: a uniform number from std::mt19937 against the running sum over the candidates, in the order which
-    the samplers left (as libstdc++ makes doubles: two 32-bit numbers). One candidate alone takes no number.
+    the samplers left (as libstdc++ makes doubles: two 32-bit numbers).
 
     The generator is kept in the state; if it is not there, every step before is taken to have drawn.
 
     Attributes:
         by_size: the candidates are in order of size (after top-k, top-p …), else of id.
+        shortened: a sampler took candidates off the list, so one may be alone on it, and then takes no number; others
+            (top-n-sigma, a bias of -inf) only make them impossible.
     """
 
     takes_anything: ClassVar[bool] = False
     by_chance: ClassVar[bool] = True
     seed: int
     by_size: bool = True
+    shortened: bool = True
 
     def pick(self, ids: Tensor, logits: Tensor, context: StepContext, vocab_size: int) -> int:
         generator = self._generator(context)
         chosen = 0
-        if len(ids) > 1:
+        if len(ids) > 1 or not self.shortened:
             if self.by_size:
                 logits, order = logits.sort(descending=True, stable=True)
                 ids = ids[order]

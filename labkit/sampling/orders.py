@@ -77,6 +77,10 @@ ORDERS: Mapping[str, tuple[Any, ...]] = {
 # With mirostat, llama.cpp runs nothing else but these.
 LLAMA_CPP_MIROSTAT = (LogitBias, LlamaCppTemperature, Mirostat)
 LLAMA_CPP_LAST_N = 64  # how many ids its penalties look back
+# What puts its candidates in order of size, and what takes some off the list. (After typical-p alone they are in order
+# of typicality, for which labkit has order of id.)
+LLAMA_CPP_SORTS = frozenset({"top_n_sigma", "top_k", "top_p", "mirostat_tau"})
+LLAMA_CPP_SHORTENS = frozenset({"top_k", "top_p", "min_p", "typical_p", "xtc_probability", "mirostat_tau"})
 TRANSFORMERS_WARPERS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 # Further settings that a stage takes, by the name of its field.
@@ -107,7 +111,13 @@ def build(
     stages = [made(kind, on, scope, dialect) for kind in order if kind.name in on]
     if on.get("temperature") == 1:
         stages = [stage for stage in stages if stage.name != "temperature"]
-    return stages, draw_of(dialect, greedy, seed, on.get("temperature", 1.0))
+    draw = draw_of(dialect, greedy, seed, on.get("temperature", 1.0))
+    if isinstance(draw, LlamaCppDist):
+        names = [stage.name for stage in stages]
+        draw = LlamaCppDist(
+            seed, LLAMA_CPP_SORTS.intersection(names) != set(), LLAMA_CPP_SHORTENS.intersection(names) != set()
+        )
+    return stages, draw
 
 
 def made(kind: Any, on: Mapping[str, Any], scope: PenaltyScope, dialect: str) -> Stage:

@@ -174,9 +174,13 @@ class Sampler:
 
     def apply(self, logits: Tensor, context: StepContext) -> Tensor:
         """All stages, one after the other: logits (B, V) -> what the draw sees (B, V), float32, removed tokens -inf."""
-        logits, context = logits.float(), replace(context, seed=self.draw.seed)
+        logits, context = self._checked(logits.float()), replace(context, seed=self.draw.seed)
         for stage in self.stages:
-            logits = stage(logits, context)
+            logits = self._checked(stage(logits, context))
+        return logits
+
+    def _checked(self, logits: Tensor) -> Tensor:
+        """The logits (…, V), which must leave something to draw from, unless the draw takes anything."""
         return logits if self.draw.takes_anything else drawable(logits)
 
     def __call__(self, logits: Tensor, context: StepContext) -> Tensor:
@@ -194,20 +198,21 @@ class Sampler:
             log_p = left.logits.double().log_softmax(dim=-1)
             entropy = max(0.0, -float((log_p.exp() * log_p).nansum()))
             place = torch.searchsorted(left.ids, token_id)
-            out.append(Chosen(token_id, float(log_p[place]), entropy, len(left.ids)))
+            kept = len(left.ids) if not self.draw.takes_anything else int((log_p > float("-inf")).sum())
+            out.append(Chosen(token_id, float(log_p[place]), entropy, kept))
         return out
 
     def _drawable(self, left: Left) -> Left:
         """What the draw gets: finite logits only, unless it takes anything."""
         if self.draw.takes_anything:
             return left
-        there = drawable(left.logits) > float("-inf")
+        there = left.logits > float("-inf")
         return left if bool(there.all()) else Left(left.ids[there], left.logits[there])
 
     def _walk(self, row: Tensor, context: StepContext) -> Iterator[tuple[str, Left]]:
         """The row (V,) after every stage. From the first filter on, only what it kept is handed on, as long as no later
         stage asks for token ids."""
-        left = Left(torch.arange(len(row), device=row.device), row)
+        left = Left(torch.arange(len(row), device=row.device), self._checked(row))
         yield "model", left
         for i, stage in enumerate(self.stages):
             apart = self.draw.takes_anything or any(later.by_id for later in self.stages[i:])
@@ -216,6 +221,7 @@ class Sampler:
                 left = left if len(kept) == len(left.ids) else Left(left.ids[kept], left.logits[kept])
             else:
                 left = Left(left.ids, stage(left.logits[None], context)[0])  # (n,)
+            self._checked(left.logits)
             yield stage.name, left
 
     def probabilities(

@@ -141,7 +141,9 @@ class ExactTopK(Filter):
 
     def limit(self, logits: Tensor, context: StepContext) -> Limit:
         order = logits.sort(dim=-1, descending=True, stable=True).indices
-        rank = torch.empty_like(order).scatter(-1, order, torch.arange(order.shape[-1]).expand_as(order))
+        rank = torch.empty_like(order).scatter(
+            -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
+        )
         return Limit("rank", rank, rank.new_full((len(rank), 1), self.k), "below")
 
 
@@ -151,6 +153,7 @@ class StrictTopP(Filter):
     than p; the first always stays. At p = 1 rounding can drop the tail (LabCore skips it there)."""
 
     name: ClassVar[str] = "top_p"
+    by_id: ClassVar[bool] = True  # its ties fall as the sort of the whole row has them
     nested: ClassVar[bool] = True
     p: float
 
@@ -186,6 +189,7 @@ class HfTopP(Filter):
     most 1 - p; the largest always stays. Of equal ones the larger ids stay."""
 
     name: ClassVar[str] = "top_p"
+    by_id: ClassVar[bool] = True  # its ties fall as the sort of the whole row has them
     nested: ClassVar[bool] = True
     p: float
 
@@ -237,7 +241,7 @@ class HfEpsilon(Filter):
 
     def limit(self, logits: Tensor, context: StepContext) -> Limit:
         p = logits.softmax(dim=-1)
-        return Limit("probability", p, p.amax(dim=-1, keepdim=True).clamp(max=self.epsilon), "at least")
+        return Limit("probability", kept_if_largest(p, logits), p.new_full((len(p), 1), self.epsilon), "at least")
 
 
 @dataclass(frozen=True)
@@ -249,9 +253,14 @@ class HfEta(Filter):
 
     def limit(self, logits: Tensor, context: StepContext) -> Limit:
         p, epsilon = logits.softmax(dim=-1), torch.tensor(self.epsilon)
-        entropy = torch.distributions.Categorical(logits=logits).entropy()[..., None]
+        entropy = torch.distributions.Categorical(logits=logits, validate_args=False).entropy()[..., None]
         eta = torch.minimum(epsilon, epsilon.sqrt() * (-entropy).exp())  # (B, 1)
-        return Limit("probability", p, torch.minimum(eta, p.amax(dim=-1, keepdim=True)), "at least")
+        return Limit("probability", kept_if_largest(p, logits), eta, "at least")
+
+
+def kept_if_largest(p: Tensor, logits: Tensor) -> Tensor:
+    """Probabilities (B, V), infinite for the largest logits: whatever the line is, those stay."""
+    return p.masked_fill(logits >= logits.amax(dim=-1, keepdim=True), math.inf)
 
 
 @dataclass(frozen=True)
@@ -305,7 +314,8 @@ class LlamaCppTypical(Filter):
 @dataclass(frozen=True)
 class LlamaCppXtc(Filter):
     """llama.cpp: of the candidates at or above the threshold only the last in order of size stays; a threshold above
-    0.5 switches it off. Its coin is a generator of its own (std::mt19937 of the seed), one number a step."""
+    0.5 switches it off. Its coin is a generator of its own (std::mt19937 of the seed), taken to give one number a step;
+    llama.cpp takes none at a step with a single candidate."""
 
     name: ClassVar[str] = "xtc_probability"
     probability: float
@@ -314,7 +324,9 @@ class LlamaCppXtc(Filter):
     def limit(self, logits: Tensor, context: StepContext) -> Limit:
         p = logits.softmax(dim=-1)
         order = logits.sort(dim=-1, descending=True, stable=True).indices
-        rank = torch.empty_like(order).scatter(-1, order, torch.arange(order.shape[-1]).expand_as(order))
+        rank = torch.empty_like(order).scatter(
+            -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
+        )
         last = ((p >= self.threshold).sum(dim=-1, keepdim=True) - 1).clamp(min=0)  # (B, 1)
         for row, stream in enumerate(context.stream):
             if self.threshold > 0.5 or self._chance(context, stream) > self.probability:
