@@ -1,8 +1,8 @@
 """labkit: see and steer how a small language model chooses its next token.
 
-import labkit
-lm = labkit.load("shakespeare-char")
-print(labkit.generate(lm, "To be", seed=1, max_new_tokens=60).text)
+    import labkit
+    lm = labkit.load("shakespeare-char")
+    print(labkit.generate(lm, "To be", seed=1, max_new_tokens=60).text)
 """
 
 import importlib
@@ -18,8 +18,18 @@ _PUBLIC = {
     "LanguageModel": "language_model",
     "generate": "generation",
     "stream": "generation",
+    "generate_batch": "generation",
+    "stream_batch": "generation",
+    "branch": "generation",
+    "score": "generation",
+    "beam_search": "generation",
+    "BranchTree": "generation",
     "Generation": "generation",
+    "Score": "generation",
     "Step": "generation",
+    "record": "trace",
+    "load_trace": "trace",
+    "Trace": "trace",
     "Settings": "settings",
     "Sampler": "sampling",
     "SamplingTrace": "sampling",
@@ -32,6 +42,7 @@ _PUBLIC = {
     "SamplingError": "errors",
     "ContextError": "errors",
     "ConfigError": "errors",
+    "TraceError": "errors",
     "chat": None,
     "inspection": None,
     "views": None,
@@ -49,10 +60,18 @@ if TYPE_CHECKING:
     from .errors import LabkitError as LabkitError
     from .errors import SamplingError as SamplingError
     from .errors import TokenizerError as TokenizerError
+    from .errors import TraceError as TraceError
+    from .generation import BranchTree as BranchTree
     from .generation import Generation as Generation
+    from .generation import Score as Score
     from .generation import Step as Step
+    from .generation import beam_search as beam_search
+    from .generation import branch as branch
     from .generation import generate as generate
+    from .generation import generate_batch as generate_batch
+    from .generation import score as score
     from .generation import stream as stream
+    from .generation import stream_batch as stream_batch
     from .inspection import capture as capture
     from .inspection import edit as edit
     from .inspection import sites as sites
@@ -63,6 +82,9 @@ if TYPE_CHECKING:
     from .sampling import Sampler as Sampler
     from .sampling import SamplingTrace as SamplingTrace
     from .settings import Settings as Settings
+    from .trace import Trace as Trace
+    from .trace import load_trace as load_trace
+    from .trace import record as record
 
 
 def __getattr__(name: str) -> Any:

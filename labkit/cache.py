@@ -108,6 +108,11 @@ class FullStore:
         """Positions (B, S) of what the newest ``append`` returned."""
         return self.slots.positions[:, : self.n]
 
+    def held(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What is kept: keys and values (B, K, S, D), and positions (B, S); -1: an empty slot."""
+        assert self.k is not None and self.v is not None
+        return self.k[:, :, : self.n], self.v[:, :, : self.n], self.seen
+
     @property
     def nbytes(self) -> int:
         """Bytes that the kept keys and values take (not the spare capacity)."""
@@ -154,6 +159,9 @@ class NewestStore:
     def seen(self) -> Tensor:
         return self.full.seen
 
+    def held(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.full.held()
+
     @property
     def nbytes(self) -> int:
         return self.full.nbytes
@@ -190,6 +198,9 @@ class LatentStore:
     @property
     def seen(self) -> Tensor:
         return self.full.seen
+
+    def held(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.full.held()
 
     @property
     def nbytes(self) -> int:
@@ -317,6 +328,11 @@ class WindowStore:
     @property
     def seen(self) -> Tensor:
         return self.slots.seen
+
+    def held(self) -> tuple[Tensor, Tensor, Tensor]:
+        assert self.k is not None and self.v is not None
+        n = self.slots.positions.shape[1]
+        return self.k[:, :, :n], self.v[:, :, :n], self.slots.positions
 
     def fork(self, slots: WindowSlots) -> "WindowStore":
         other = WindowStore(slots)

@@ -23,3 +23,7 @@ class ContextError(LabkitError):
 
 class ConfigError(LabkitError):
     """A settings file, option or parameter that is unknown or of the wrong kind."""
+
+
+class TraceError(LabkitError):
+    """A recorded run that is missing, damaged, or of a version after this labkit."""

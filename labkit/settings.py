@@ -11,7 +11,7 @@ import secrets
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import tomli_w
 
@@ -208,9 +208,9 @@ def rule_of(name: str, dialect: str) -> Rule:
 
 
 def dialect_named(name: Any) -> Dialect:
-    if name not in DIALECTS:
+    if not isinstance(name, str) or name not in DIALECTS:
         raise ConfigError(f"dialect is {name!r}; it must be one of {', '.join(DIALECTS)}")
-    return name
+    return cast(Dialect, name)
 
 
 def check_range(name: str, value: Any, dialect: str = "labkit") -> None:
@@ -341,8 +341,11 @@ class Settings:
             self._set("temperature", 1.0)
         if self.seed is None:
             self._set("seed", secrets.randbits(31))
-        stop = (self.stop,) if isinstance(self.stop, str | int) else tuple(self.stop)
-        self._set("stop", stop)
+        stop: Any = (self.stop,) if isinstance(self.stop, str | int) else self.stop
+        is_list = isinstance(stop, tuple | list)
+        if not is_list or not all(isinstance(s, str | int) and s != "" and not isinstance(s, bool) for s in stop):
+            raise ConfigError(f"stop is {self.stop!r}; it must hold non-empty strings or token ids")
+        self._set("stop", tuple(stop))
         for name in LABKIT_RULES:
             self._set(name, stage_value(name, getattr(self, name), self.dialect))
         for name in ("max_new_tokens", "min_new_tokens", "seed", "max_length"):
@@ -360,8 +363,6 @@ class Settings:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(get_args(choices))}"
                 )
-        if not all(isinstance(s, str | int) and s != "" and not isinstance(s, bool) for s in stop):
-            raise ConfigError(f"stop is {self.stop!r}; it must hold non-empty strings or token ids")
         if self.overflow == "labcore" and not self.use_cache:
             if "overflow" in given:
                 raise ConfigError('overflow="labcore" is what LabCore\'s cache does; it needs use_cache=True')
@@ -373,7 +374,7 @@ class Settings:
     @property
     def given(self) -> frozenset[str]:
         """The fields that somebody chose; the others are the dialect's."""
-        return self.__dict__["_given"]  # type: ignore[no-any-return]
+        return self.__dict__["_given"]
 
     def __hash__(self) -> int:
         values = (getattr(self, name) for name in FIELDS)

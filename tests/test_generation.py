@@ -76,7 +76,16 @@ def test_a_step_tells_logprob_rank_and_entropy_of_what_the_draw_saw(lm):
         assert step.logprob == pytest.approx(math.log(p[step.id]), abs=1e-5)
         assert step.entropy == pytest.approx(trace.stages[-1].entropy, abs=1e-6)
         assert step.rank == int((step.logits > step.logits[step.id]).sum())
+        assert step.raw_logprob == pytest.approx(math.log(trace.stages[0].probabilities[step.id]), abs=1e-5)
         ids.append(step.id)
+
+
+def test_a_generation_keeps_the_logprobs_of_its_tokens_and_is_not_compared_by_them(lm):
+    run = labkit.stream(lm, "to be", max_new_tokens=12, seed=4)
+    steps = list(run)
+    g = run.result()
+    assert g.logprobs == [step.logprob for step in steps] and g.raw_logprobs == [step.raw_logprob for step in steps]
+    assert g == dataclasses.replace(g, logprobs=[], raw_logprobs=[]) and "logprobs" not in repr(g)
 
 
 def test_a_greedy_step_is_certain_of_the_best_rank(lm):
@@ -206,6 +215,41 @@ def test_labcores_overflow_is_for_labcore_only():
         labkit.generate(tiny.tiny("gpt2", "tied"), "to be", overflow="labcore")
 
 
+def test_the_labcore_dialect_means_that_cache_only_for_labcore_models():
+    lm = tiny.tiny("gpt2", "tied")
+    g = labkit.generate(lm, "to be", dialect="labcore", max_new_tokens=40, seed=1)
+    assert g.settings.overflow == "recrop"
+    assert g == labkit.generate(lm, "to be", dialect="labcore", overflow="recrop", max_new_tokens=40, seed=1)
+    own = labkit.generate(tiny.tiny("labcore", "learned"), "to be", dialect="labcore", max_new_tokens=3)
+    assert own.settings.overflow == "labcore"
+    with pytest.raises(ConfigError, match="LabCore's cache; this is a gpt2 model"):
+        labkit.generate(lm, "to be", dialect="labcore", overflow="labcore")
+
+
+# --- prompt and new tokens together
+
+
+def test_max_length_counts_the_prompt_and_is_looked_at_after_a_token(lm):
+    g = labkit.generate(lm, list(range(10)), max_length=14)
+    assert (len(g.ids), g.finish_reason, g.notes) == (4, "length", ())
+    assert len(labkit.generate(lm, list(range(14)), max_length=14).ids) == 1
+    assert len(labkit.generate(lm, list(range(10)), max_length=14, max_new_tokens=2).ids) == 2
+    assert labkit.generate(lm, list(range(14)), max_length=14, max_new_tokens=0).ids == []
+
+
+def test_a_prompt_beyond_max_length_keeps_its_end_and_a_note_says_so(lm):
+    g = labkit.generate(lm, list(range(20)), max_length=14, seed=3)
+    assert g.prompt_ids == list(range(6, 20)) and len(g.ids) == 1
+    assert g.notes == ("The prompt has 20 tokens; its last 14 (max_length) are used.",)
+    assert g.ids == labkit.generate(lm, list(range(6, 20)), seed=3, max_new_tokens=1).ids
+
+
+@pytest.mark.parametrize(("dialect", "default"), [("hf", 20), ("labcore", 200), ("swamla", 256), ("labkit", 100)])
+def test_without_settings_a_dialects_defaults_apply(lm, dialect, default):
+    run = labkit.stream(lm, "to be", dialect=dialect, seed=1)
+    assert run.settings == labkit.Settings(dialect=dialect, seed=1) and run.settings.max_new_tokens == default
+
+
 # --- stopping
 
 
@@ -260,6 +304,18 @@ def test_the_models_own_end_id_ends_the_run_as_eos(lm):
     assert g.text == lm.tokenizer.decode(g.ids[:-1])
     asked = greedy(fresh(stop_ids=(end,)), stop=end)
     assert asked.finish_reason == "stop" and asked.ids == g.ids
+
+
+def test_the_tokenizers_end_of_text_ends_a_run_only_in_the_dialect_that_does_so(lm):
+    tokenizer = CharTokenizer(tiny.CHARACTERS[:36], specials=["<|end|>"])
+    tokenizer.eos_id = 36
+    model = fresh(tokenizer)
+    other = {"temperature": 1.0, "top_k": None, "top_p": None, "repetition_penalty": None, "max_new_tokens": 60}
+    ids = labkit.generate(model, "to be", **other, seed=5, logit_bias={36: 3.0}).ids
+    assert 36 in ids
+    sampler = Sampler.from_settings(seed=5, logit_bias={36: 3.0})
+    g = labkit.generate(model, "to be", **other, dialect="gpt2seed", overflow="crop", sampler=sampler)
+    assert g.finish_reason == "eos" and g.ids == ids[: ids.index(36) + 1] and "<|end|>" not in g.text
 
 
 def test_a_stop_id_outside_the_vocabulary_is_refused(lm):
@@ -322,6 +378,26 @@ def test_an_interrupted_run_can_go_on_as_if_nothing_had_happened(where):
             pass
     for _ in run:
         pass
+    assert run.result() == whole
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"mirostat_tau": 3.0}, {"dialect": "labcore"}, {"dialect": "llama.cpp", "top_p": 0.3}, {"stop": "zzz"}],
+    ids=str,
+)
+def test_a_run_broken_off_in_its_own_bookkeeping_can_go_on_as_if_nothing_had_happened(lm, changes, monkeypatch):
+    changes = {"max_new_tokens": 40, "seed": 6, **changes}
+    whole = labkit.generate(lm, "to be", **changes)
+    run = labkit.stream(lm, "to be", **changes)
+    for _ in range(7):
+        next(run)
+    feed, interrupt = run._text.feed, Interrupt(1)
+    monkeypatch.setattr(run._text, "feed", lambda *a, **k: (feed(*a, **k), interrupt())[0])
+    with pytest.raises(KeyboardInterrupt):
+        next(run)
+    assert run.ids == whole.ids[:7] and len(run.logprobs) == 7
+    assert "".join(step.text for step in run) == whole.text[len(lm.tokenizer.decode(whole.ids[:7])) :]
     assert run.result() == whole
 
 

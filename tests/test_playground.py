@@ -256,7 +256,7 @@ def test_logits_are_kept_for_as_many_tokens_as_fit(playground, monkeypatch):
     assert all(token["alternatives"] for token in result.rows())
     assert "no longer kept" in playground.bars.value
     playground.strip.set_state({"selected": 19})
-    assert "lk-bars" in playground.bars.value
+    assert "lk-columns" in playground.bars.value
 
 
 def test_a_model_without_tokenizer_takes_ids(lm):

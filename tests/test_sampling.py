@@ -4,34 +4,59 @@ import itertools
 import math
 
 import numpy as np
+import oracle
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
+from sampling_cases import some_case, stages_of
 from scipy import stats
 
 from labkit.errors import SamplingError
 from labkit.sampling import (
     STAGES,
+    AllowedIds,
+    Dry,
+    Epsilon,
+    Eta,
+    ForbiddenIds,
+    FrequencyPenalty,
     Greedy,
     Gumbel,
+    LogitBias,
     MinP,
+    Mirostat,
+    NoRepeatNgram,
+    PresencePenalty,
     RepetitionPenalty,
     Sampler,
     StepContext,
     Temperature,
     TopK,
+    TopNSigma,
     TopP,
+    Typical,
+    Xtc,
 )
 from labkit.sampling.noise import MASK_64, gumbel_noise, splitmix
 
 NAMED = {
     "repetition_penalty": (1.3, RepetitionPenalty(1.3)),
+    "frequency_penalty": (0.5, FrequencyPenalty(0.5)),
+    "presence_penalty": (-0.5, PresencePenalty(-0.5)),
+    "dry_multiplier": (0.8, Dry(0.8)),
+    "no_repeat_ngram_size": (3, NoRepeatNgram(3)),
+    "logit_bias": ({4: 1.5, 2: -1.0}, LogitBias(((2, -1.0), (4, 1.5)))),
+    "allowed_ids": ([1, 2], AllowedIds((1, 2))),
+    "forbidden_ids": ((7,), ForbiddenIds((7,))),
     "temperature": (0.7, Temperature(0.7)),
+    "top_n_sigma": (1.5, TopNSigma(1.5)),
     "top_k": (5, TopK(5)),
+    "typical_p": (0.9, Typical(0.9)),
     "top_p": (0.9, TopP(0.9)),
     "min_p": (0.05, MinP(0.05)),
+    "eta_cutoff": (0.001, Eta(0.001)),
+    "epsilon_cutoff": (0.002, Epsilon(0.002)),
+    "xtc_probability": (0.5, Xtc(0.5)),
+    "mirostat_tau": (3.0, Mirostat(3.0)),
 }
 
 
@@ -56,12 +81,21 @@ def test_without_settings_there_is_no_stage_and_the_draw_is_gumbel():
     assert torch.equal(sampler.probabilities(logits_of()), logits_of().softmax(dim=-1))
 
 
-@pytest.mark.parametrize("names", [c for n in (1, 2, 5) for c in itertools.combinations(NAMED, n)], ids=" ".join)
-def test_only_the_named_stages_are_there_in_labkits_order_however_they_are_written(names):
-    sampler = Sampler.from_settings(**{name: NAMED[name][0] for name in reversed(names)}, seed=9)
+@pytest.mark.parametrize("n", [1, 2, len(NAMED)])
+def test_only_the_named_stages_are_there_in_labkits_order_however_they_are_written(n):
     order = [stage.name for stage in STAGES]
-    assert sampler.stages == tuple(NAMED[name][1] for name in sorted(names, key=order.index))
-    assert sampler.draw == Gumbel(9)
+    for names in itertools.combinations(NAMED, n):
+        sampler = Sampler.from_settings(**{name: NAMED[name][0] for name in reversed(names)}, seed=9)
+        assert sampler.stages == tuple(NAMED[name][1] for name in sorted(names, key=order.index))
+        assert sampler.draw == Gumbel(9)
+
+
+def test_a_stage_s_further_parameters_reach_it():
+    settings = {"dry_multiplier": 1.0, "dry_base": 2.0, "dry_allowed_length": 3, "xtc_probability": 0.5,
+                "xtc_threshold": 0.2, "mirostat_tau": 2.0, "mirostat_eta": 0.3}  # fmt: skip
+    assert Sampler.from_settings(**settings).stages == (Dry(1.0, 2.0, 3), Xtc(0.5, 0.2), Mirostat(2.0, 0.3))
+    alone = {name: value for name, value in settings.items() if name not in NAMED}
+    assert Sampler.from_settings(**alone).stages == ()  # a parameter switches nothing on
 
 
 @pytest.mark.parametrize(
@@ -115,39 +149,33 @@ def test_greedy_takes_the_largest_of_what_the_stages_leave_but_keeps_their_distr
     assert int((sampler.probabilities(logits, generated_ids=[1]) > 0).sum()) == 3
 
 
-@hypothesis_settings(max_examples=60)
-@given(
-    seed=st.integers(0, 10**6),
-    n=st.integers(1, 60),
-    settings=st.fixed_dictionaries(
-        {
-            "temperature": st.floats(0.1, 3),
-            "top_k": st.integers(0, 30),
-            "top_p": st.floats(0.05, 1),
-            "min_p": st.floats(0, 0.9),
-            "repetition_penalty": st.floats(0.5, 2),
-        }
-    ),
-)
-def test_in_a_trace_the_masses_add_up_and_its_end_is_what_probabilities_says(seed, n, settings):
-    logits, seen = logits_of(n, seed), [i % n for i in (3, 3, 8)]
-    sampler = Sampler.from_settings(**settings, seed=seed)
-    trace = sampler.trace(logits, prompt_ids=seen[:2], generated_ids=seen[2:], step=seed % 9)
-    assert [stage.name for stage in trace.stages] == ["model", *(stage.name for stage in sampler.stages)]
-    for before, after in zip(trace.stages, trace.stages[1:], strict=False):
-        removed = before.kept & ~after.kept
-        assert abs(after.kept_mass + float(before.probabilities.double()[removed].sum()) - 1) < 1e-6
-        assert after.kl >= 0 and after.entropy >= 0 and 0 < after.kept_mass <= 1
-        assert not (after.kept & ~before.kept).any()
-    for stage in trace.stages:
-        assert stage.kept.dtype == torch.bool and stage.probabilities.dtype == torch.float32
-        assert abs(float(stage.probabilities.double().sum()) - 1) < 1e-5
-        assert (stage.probabilities[~stage.kept] == 0).all()
-        p = stage.probabilities.double().numpy()
-        assert abs(stage.entropy - float(stats.entropy(p))) < 1e-4
-    end = sampler.probabilities(logits, seen[:2], seen[2:])
-    assert torch.allclose(trace.stages[-1].probabilities, end, atol=1e-6)
-    assert trace.stages[-1].kept[trace.chosen]
+@pytest.mark.parametrize("dialect", oracle.SYSTEMS)
+def test_in_a_trace_the_masses_add_up_and_its_end_is_what_probabilities_says(dialect):
+    rng, seen = np.random.default_rng(13), 0
+    for _ in range(60):
+        case = some_case(dialect, rng)
+        logits, ids = torch.from_numpy(case.logits), (case.history.prompt, case.history.generated)
+        if oracle.apply(dialect, case.logits, case.settings, case.history) is None:
+            continue
+        sampler = Sampler.from_settings(dialect=dialect, **case.settings, seed=case.history.seed)
+        trace = sampler.trace(logits, *ids, step=len(ids[1]))
+        assert [stage.name for stage in trace.stages] == ["model", *(stage.name for stage in sampler.stages)]
+        for before, after in zip(trace.stages, trace.stages[1:], strict=False):
+            removed = before.kept & ~after.kept
+            assert abs(after.kept_mass + float(before.probabilities.double()[removed].sum()) - 1) < 1e-6
+            assert after.kl >= 0 and after.entropy >= 0 and 0 <= after.kept_mass <= 1
+            assert not (after.kept & ~before.kept).any()
+        for stage in trace.stages:
+            assert stage.kept.dtype == torch.bool and stage.probabilities.dtype == torch.float32
+            assert abs(float(stage.probabilities.double().sum()) - 1) < 1e-5
+            assert (stage.probabilities[~stage.kept] == 0).all()
+            p = stage.probabilities.double().numpy()
+            assert abs(stage.entropy - float(stats.entropy(p))) < 1e-4
+        end = sampler.probabilities(logits, *ids)
+        assert torch.allclose(trace.stages[-1].probabilities, end, atol=1e-6)
+        assert trace.stages[-1].kept[trace.chosen]
+        seen += 1
+    assert seen > 50
 
 
 def test_kl_and_kept_mass_of_a_filter_are_two_names_of_one_thing():
@@ -246,43 +274,6 @@ def test_two_hundred_thousand_draws_have_the_frequencies_of_the_softmax(temperat
     assert stats.chisquare(counts.numpy(), expected.numpy()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("axis", ["seed", "stream", "step"])
-def test_draws_along_seeds_streams_and_steps_have_the_frequencies_of_the_softmax(axis):
-    sampler = Sampler.from_settings(temperature=0.8, top_k=6)
-    logits = logits_of(12, seed=3, spread=1.0)
-    n = 8000
-    seen = sampler.apply(logits[None], at(0))[0]
-    keys = {"seed": (1, 0, 0), "stream": (0, 1, 0), "step": (0, 0, 1)}[axis]
-    picks = [pick(i * keys[0], seen, step=i * keys[2], stream=i * keys[1]) for i in range(n)]
-    p = sampler.probabilities(logits).double()
-    counts = torch.bincount(torch.tensor(picks), minlength=12)
-    assert (counts[p == 0] == 0).all()
-    assert stats.chisquare(counts[p > 0].numpy(), (p[p > 0] / p.sum() * n).numpy()).pvalue > 1e-3
-
-
-def test_a_filter_that_keeps_the_chosen_token_never_changes_the_pick():
-    """20,000 random distributions, draws and filters. So a filter changes the outcome only by removing the winner."""
-    generator = torch.Generator().manual_seed(1)
-    n, v = 20_000, 40
-    rows = 2.5 * torch.randn(n, v, generator=generator)
-    context = StepContext([()] * n, [()] * n, step=5, stream=range(n))
-    before = Gumbel(2)(rows, context)
-    filters = [TopK(1), TopK(3), TopK(20), TopP(0.3), TopP(0.8), TopP(0.99), MinP(0.02), MinP(0.3)]
-    part = n // len(filters)
-    unchanged = changed = 0
-    for i, stage in enumerate(filters):
-        cut = slice(i * part, (i + 1) * part)
-        few = StepContext([()] * part, [()] * part, step=5, stream=range(cut.start, cut.stop))
-        kept = stage(rows[cut], few)
-        after = Gumbel(2)(kept, few)
-        survives = torch.isfinite(kept.gather(1, before[cut, None])[:, 0])
-        assert (after[survives] == before[cut][survives]).all()
-        assert torch.isfinite(kept.gather(1, after[:, None])).all()
-        unchanged += int(survives.sum())
-        changed += int((after != before[cut]).sum())
-    assert unchanged > 5000 and changed > 2000
-
-
 def test_a_draw_is_the_same_in_any_batch_in_any_order_and_at_any_time():
     rows = torch.stack([logits_of(seed=i) for i in range(8)])
     streams = [0, 0, 1, 2, 0, 5, 5, 0]
@@ -299,11 +290,15 @@ def test_seed_stream_and_step_all_matter():
     assert len(picks) > 60
 
 
-def test_neither_stages_nor_draws_nor_traces_touch_a_global_generator(global_random_states):
-    before = global_random_states()
-    sampler = Sampler.from_settings(temperature=0.8, top_k=10, top_p=0.9, min_p=0.01, repetition_penalty=1.2, seed=1)
-    sampler.trace(logits_of(), prompt_ids=[1], generated_ids=[2], step=1)
-    sampler.probabilities(logits_of())
+@pytest.mark.parametrize("dialect", oracle.SYSTEMS)
+def test_neither_stages_nor_draws_nor_traces_touch_a_global_generator(dialect, global_random_states):
+    before, rng = global_random_states(), np.random.default_rng(14)
+    for name in stages_of(dialect):
+        case = some_case(dialect, rng, name)
+        if name not in ("allowed_ids", "forbidden_ids", "logit_bias", "no_repeat_ngram_size"):  # may leave nothing
+            sampler = Sampler.from_settings(dialect=dialect, seed=1, **case.settings)
+            sampler.trace(torch.from_numpy(case.logits), case.history.prompt, case.history.generated, 1)
+            sampler.probabilities(torch.from_numpy(case.logits), case.history.prompt)
     assert global_random_states() == before
 
 

@@ -87,7 +87,8 @@ def test_of_a_name_that_is_near_to_none_all_are_listed():
         ("use_cache", "yes", "true or false"), ("deterministic", None, "true or false"),
         ("overflow", "slide", "crop, recrop, stop, labcore"), ("penalty_scope", "none", "all, generated, prompt"),
         ("dialect", "klingon", "labkit"), ("stop", ("",), "non-empty"), ("stop", (1.5,), "strings or token ids"),
-        ("stop", (True,), "strings or token ids"), ("stop", "", "non-empty"),
+        ("stop", (True,), "strings or token ids"), ("stop", "", "non-empty"), ("stop", None, "non-empty"),
+        ("stop", 1.5, "non-empty"), ("dialect", [], "labkit"), ("dialect", None, "labkit"),
     ],
 )  # fmt: skip
 def test_a_value_outside_its_range_is_refused_with_name_value_and_range(name, value, words):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from labkit import views
-from labkit.views import base, colours, tokens
+from labkit.views import base, breaks, colours, stages, tokens
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -30,19 +30,60 @@ def token(piece="a", probability=0.25, rank=1, entropy=1.5, alternatives=None):
     return {"piece": piece, "probability": probability, "rank": rank, "entropy": entropy, "alternatives": alternatives}
 
 
-def bars(piece="b", caption="after x", setting="2"):
+def candidate(i, piece, probabilities, removed_by=None, because="", noise=None, score=None):
+    return {"id": i, "piece": piece, "probabilities": probabilities, "removed_by": removed_by, "because": because,
+            "noise": noise, "score": score}  # fmt: skip
+
+
+def columns(piece="b", caption="after x", setting="2", draw="Gumbel(seed=1)"):
     stages = [
-        {"stage": "model", "setting": "", "kept": 1000, "kept_mass": 1.0, "entropy": 2.0},
-        {"stage": "temperature", "setting": "0.8", "kept": 1000, "kept_mass": 1.0, "entropy": 1.75},
-        {"stage": "top_k", "setting": setting, "kept": 2, "kept_mass": 0.875, "entropy": 0.5},
-        {"stage": "top_p", "setting": "0.9", "kept": 2, "kept_mass": 1.0, "entropy": 0.5},
+        {"stage": "model", "setting": "", "kept": 1000, "kept_mass": 1.0, "entropy": 2.0, "kl": 0.0},
+        {"stage": "temperature", "setting": "0.8", "kept": 1000, "kept_mass": 1.0, "entropy": 1.75, "kl": 0.25},
+        {"stage": "top_k", "setting": setting, "kept": 2, "kept_mass": 0.875, "entropy": 0.5, "kl": 0.13},
+        {"stage": "top_p", "setting": "0.9", "kept": 2, "kept_mass": 1.0, "entropy": 0.5, "kl": 0.0},
     ]
     candidates = [
-        {"id": 7, "piece": "a", "probabilities": [0.5, 0.6, 0.7, 0.7], "removed_by": None},
-        {"id": 3, "piece": piece, "probabilities": [0.25, 0.2, 0.3, 0.3], "removed_by": None},
-        {"id": 9, "piece": "c", "probabilities": [0.125, 0.1, 0.0, 0.0], "removed_by": "top_k"},
+        candidate(7, "a", [0.5, 0.6, 0.7, 0.7], noise=-0.5, score=-0.86),
+        candidate(3, piece, [0.25, 0.2, 0.3, 0.3], noise=1.5, score=0.3),
+        candidate(9, "c", [0.125, 0.1, 0.0, 0.0], "top_k", f"1.5 < 2, logit {piece}"),
     ]
-    return views.stage_bars(stages, candidates, chosen=3, in_text=7, caption=caption)
+    sentence = f"{piece} won."
+    return views.stage_columns(stages, candidates, chosen=3, draw=draw, in_text=7, caption=caption, sentence=sentence)
+
+
+def segment(start, end, i, piece):
+    return {"start": start, "end": end, "id": i, "piece": piece}
+
+
+def strips(piece="b", note=""):
+    in_two = [segment(0.0, 0.75, 7, "a"), segment(0.75, 5.0, 3, piece)]
+    in_three = [segment(1, 1, 7, "a"), segment(2, 39, 3, piece), segment(40, 1000, 9, "c")]
+    return views.break_strips(
+        [
+            {"parameter": "temperature", "value": 1.25, "low": 0, "high": 2, "segments": in_two, "note": note},
+            {"parameter": "top_k", "value": 10, "low": 1, "high": 1000, "log": True, "segments": in_three},
+            {"parameter": "min_p", "value": None, "low": 0, "high": 1, "segments": [segment(0.0, 1.0, 3, piece)]},
+        ],
+        chosen=3,
+        caption=f"a draw of {piece}",
+    )
+
+
+def compared(piece="b"):
+    def side(probability, score, removed_by=None):
+        return {"probability": probability, "score": score, "removed_by": removed_by}
+
+    candidates = [
+        {"id": 7, "piece": "a", "model": 0.5, "sides": [side(0.625, -0.5), side(0.75, 0.25)]},
+        {"id": 3, "piece": piece, "model": 0.25, "sides": [side(0.375, 0.75), side(None, None, "top_k")]},
+    ]
+    changes = [("top_k", "off", "1"), ("dialect", piece, "hf")]
+    return views.what_if(candidates, chosen=(3, 7), changes=changes, caption=f"a instead of {piece}")
+
+
+def answer(piece="b"):
+    facts, ways = [("rank", "8"), (piece, piece)], [("top_p", "from 0.937"), ("top_k", "")]
+    return views.why_not(f"{piece} was removed.", facts, ways, piece=piece)
 
 
 class Elements(html.parser.HTMLParser):
@@ -66,9 +107,13 @@ class Elements(html.parser.HTMLParser):
 VIEWS_OF_A_PIECE = {
     "strip": lambda piece: views.token_strip([token(piece, alternatives=[(piece, 0.5, 0.0, piece)])], prompt=[piece]),
     "strip without cards": lambda piece: views.token_strip([token(piece, alternatives=[])]),
-    "bars": lambda piece: bars(piece, caption=piece, setting=piece),
+    "columns": lambda piece: columns(piece, caption=piece, setting=piece, draw=piece),
+    "strips": lambda piece: strips(piece, note=piece),
+    "what if": compared,
+    "why not": answer,
 }
-HARMLESS = bars().html + views.token_strip([token()], prompt=["x"]).html
+DRAWN = (columns(), strips(), compared(), answer(), views.token_strip([token()], prompt=["x"]))
+HARMLESS = "".join(view.html for view in DRAWN)
 
 
 @pytest.mark.parametrize("piece", HOSTILE)
@@ -105,7 +150,7 @@ def test_nothing_comes_from_elsewhere_and_nothing_is_a_script():
 
 
 def test_a_view_says_html_and_text_to_jupyter():
-    view = bars()
+    view = columns()
     assert view._repr_mimebundle_() == {"text/html": view.html, "text/plain": view.text}
     assert repr(view) == "View(alt='3 candidates through 4 stages: after x')"
     assert " at 0x" not in repr(view)
@@ -117,35 +162,92 @@ def test_the_strips_text_has_every_number():
         assert expected in text
 
 
-def test_the_bars_text_has_every_number():
-    lines = bars().text.splitlines()
-    assert lines[0].split() == ["token", "model", "temperature", "0.8", "top-k", "2", "top-p", "0.9"]
-    assert re.split(r"  +", lines[2]) == [
-        "▶ drawn ○ in text",
-        "1,000 tokens",
-        "→ all stay",
-        "→ 2 left, lost 12.5 %",
-        "→ all stay",
-    ]
-    assert lines[3].split() == ["○", "a", "50.0", "60.0", "70.0", "70.0"]
-    assert lines[4].split() == ["▶", "b", "25.0", "20.0", "30.0", "30.0"]
-    assert lines[5].split() == ["c", "12.5", "10.0", "removed", "·"]
-    left_out = re.split(r"  +", lines[6])  # what a long list leaves out is counted, with its mass
-    assert left_out == ["not shown", "997: 12.5 %", "997: 10.0 %", "none", "none"]
-    assert lines[7].split()[-4:] == ["2.00", "1.75", "0.50", "0.50"]
+def cells(line):
+    return re.split(r"  +", line.strip())
 
 
-def test_the_html_of_the_bars_says_what_its_text_says():
-    view = bars()
-    said = re.sub(r"\s+", " ", Elements(view.html).text)
-    for cell in re.split(r"\s{2,}|\n", view.text):
-        assert cell.strip("- ") in said or cell == "removed"
+def test_the_columns_text_has_every_number():
+    lines = columns().text.splitlines()
+    assert lines[:2] == ["after x", "b won."]
+    assert cells(lines[2]) == ["token", "model", "temperature 0.8", "top-k 2", "top-p 0.9", "ln p + noise = score"]
+    assert cells(lines[4]) == ["in %, ○ in text", "reshaped KL 0.25", "lost 12.5 % 998 tokens", "no effect", "Gumbel(seed=1)"]
+    assert cells(lines[5]) == ["○ a", "50.0", "60.0", "70.0", "70.0", "−0.36 −0.50 = −0.86"]
+    assert cells(lines[6]) == ["▶ b", "25.0", "20.0", "30.0", "30.0", "−1.20 +1.50 = +0.30"]
+    assert cells(lines[7]) == ["c", "12.5", "10.0", "removed", "·", "1.5 < 2, logit b"]
+    assert cells(lines[8]) == ["997 others", "12.5 (997)", "10.0 (997)", "·", "·"]  # what is not shown is counted
+    assert cells(lines[9]) == ["tokens", "1,000", "1,000", "2", "2", "1.16 ahead of a"]
+    assert cells(lines[10]) == ["entropy, nats", "2.00", "1.75", "0.50", "0.50"]
+
+
+def test_the_break_strips_text_has_every_number():
+    lines = [cells(line) for line in strips(note="a scan").text.splitlines()]
+    assert lines[1] == ["parameter", "now", "from", "to", "token"]
+    assert lines[3:5] == [["temperature", "1.25", "0", "0.75", "a", "a scan"], ["0.75", "5", "b"]]
+    assert lines[5:8] == [["top-k", "10", "1", "1", "a"], ["2", "39", "b"], ["40", "1,000", "c"]]
+    assert lines[8] == ["min-p", "off", "0", "1", "b"]
+
+
+def test_a_strip_is_coloured_by_token_marks_the_present_value_and_writes_the_break_values():
+    page = strips().html
+    assert '<i class=c1 style="left:0.00%;width:37.50%" title="a: 0 … 0.75">a</i>' in page
+    assert '<i class=c0 style="left:37.50%;width:62.50%"' in page  # the chosen token has the first colour
+    assert '<u style="left:62.50%"></u>' in page
+    assert "<b class=c1>a</b> 2 <b class=c0>b</b> 40 <b class=c2>c</b>" in page
+    assert "<b class=c0>b</b> all along" in page and page.count("<u ") == 2  # what is off has no mark
+    log = re.findall(r'left:([\d.]+)%;width:([\d.]+)%" title="[abc]: ', page)[2:5]
+    assert [float(left) for left, _ in log] == pytest.approx([0, 100 * 0.30103 / 3, 100 * 1.60206 / 3], abs=0.01)
+    assert sum(float(width) for _, width in log) == pytest.approx(100, abs=0.02)
+
+
+def test_many_tokens_share_colours_but_none_the_chosen_ones():
+    many = [{"segments": [segment(i, i + 1, i, "x") for i in range(20)]}]
+    kinds = breaks.kinds_of(many, chosen=12)
+    assert kinds[12] == 0 and set(kinds.values()) == set(range(8)) and list(kinds.values()).count(0) == 1
+
+
+def test_the_what_ifs_text_has_every_number():
+    lines = [cells(line) for line in compared().text.splitlines()]
+    assert lines[:3] == [["a instead of b"], ["top-k off → 1, dialect b → hf"],
+                         ["token", "model", "recorded", "score", "what if", "score"]]  # fmt: skip
+    assert lines[4:] == [["a", "50.0", "62.5", "−0.50", "▶ 75.0", "+0.25"],
+                         ["b", "25.0", "▶ 37.5", "+0.75", "removed", "top-k"]]  # fmt: skip
+
+
+def test_the_answers_text_has_every_number():
+    lines = [cells(line) for line in answer().text.splitlines()]
+    assert lines[0] == ["b was removed."]
+    assert lines[3:] == [["rank", "8"], ["b", "b"], ["top-p", "from 0.937"], ["top-k", "no value does"]]
+
+
+HEADS = {"removed", "parameter", "token", "now", "from", "to", "score", "ln", "p", "noise", "why", "not"}
+
+
+@pytest.mark.parametrize("view", DRAWN[:4], ids=["columns", "strips", "what if", "why not"])
+def test_the_html_says_what_its_text_says(view):
+    page = view.html.partition("</style>")[2]
+    said = re.sub(r"\s+", "", Elements(page).text + "".join(re.findall(r'title="([^"]*)"', page)))
+    for line in view.text.splitlines():
+        missing = [word for word in re.findall(r"[\w.−+]+", line) if word not in said and word not in HEADS]
+        assert missing == [] or set(line) <= set("- "), line
 
 
 def test_a_removed_candidate_is_struck_through_with_the_stage_that_removed_it():
     assert "<tr class=lk-x><td>c<td>12.5<td>top-k" in views.token_strip([token()]).html
-    assert "<td class=lk-x><del>10.0</del><td class=lk-x>·" in bars().html
-    assert "line-through" in base.CSS
+    assert '<td class=lk-x title="1.5 &lt; 2, logit b"><del>10.0</del><td class=lk-x>·' in columns().html
+    assert all("line-through" in style for style in (base.CSS, stages.CSS))
+
+
+def test_the_mass_that_a_stage_takes_stands_on_the_arrow_before_it():
+    arrows = re.findall(r'<td class="(lk-a[^"]*)" rowspan=4 title="([^"]*)"><b>→</b>(.*?)<t', columns().html)
+    assert [kind for kind, _, _ in arrows] == ["lk-a", "lk-a lk-cut", "lk-a"]
+    assert arrows[1][1] == "top-k removed 998 of 1,000 tokens, with 12.5 % of the probability"
+    assert arrows[1][2].startswith("<em>lost</em><em>12.5 %</em><em>998</em><em>tokens</em>")
+
+
+def test_the_winner_and_the_runner_up_are_marked():
+    page = columns().html
+    assert "<i>wins</i>−1.20 +1.50 = +0.30" in page and "<i>2nd</i>−0.36 −0.50 = −0.86" in page
+    assert "the draw" not in columns(draw="").html
 
 
 def test_cards_are_shown_by_pointing_and_by_keyboard_without_a_script():
@@ -167,7 +269,7 @@ def test_the_size_budget(pieces):
     strip = [token(piece, 0.123456, 12345, 10.123456, alternatives) for piece in pieces * 50]
     assert len(views.token_strip(strip).html.encode()) - len(base.CSS) <= 600 * len(strip)
     assert len("".join(tokens.token_html(t, index=i) for i, t in enumerate(strip)).encode()) <= 110 * len(strip)
-    assert len(bars().html) < 12_000
+    assert all(len(view.html) < 8_000 for view in DRAWN[:4])
 
 
 @pytest.mark.parametrize(
@@ -240,6 +342,8 @@ def test_text_is_legible_on_every_colour_and_lightness_runs_one_way(dark):
 
 def test_an_empty_strip_and_a_step_without_stages_can_be_drawn():
     assert views.token_strip([]).text
-    only = [{"stage": "model", "kept": 2, "kept_mass": 1.0, "entropy": 0.0}]
-    candidate = {"id": 0, "piece": "a", "probabilities": [1.0], "removed_by": None}
-    assert "100" in views.stage_bars(only, [candidate], chosen=0).text
+    only = [{"stage": "model", "kept": 1, "kept_mass": 1.0, "entropy": 0.0, "kl": 0.0}]
+    alone = candidate(0, "a", [1.0], noise=0.0, score=0.0)
+    assert "100" in views.stage_columns(only, [alone], chosen=0, draw="Greedy()").text
+    assert "nothing else was left" in views.stage_columns(only, [alone], chosen=0, draw="Greedy()").html
+    assert views.break_strips([], chosen=0).html

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ("layers", "models", "cache.py", "tokenizers", "sampling", "generation.py")
+CORE = ("layers", "models", "cache.py", "tokenizers", "sampling", "generation")
 SOURCE = "shakespeare-char"
+LARGER = "smollm2-135m-instruct"  # measured where it is installed
 
 
 def median(measure: Callable[[], float], runs: int = 5, warm_up: int = 1) -> float:
@@ -72,6 +73,79 @@ def cache_difference() -> tuple[float, bool]:
     return difference, [step.id for step in runs[0]] == [step.id for step in runs[1]]
 
 
+def beside_the_model() -> float:
+    """A step's stages, draw and bookkeeping: GPT-2's vocabulary, the default stages, one core."""
+    import torch
+
+    import labkit
+
+    n_threads, vocab_size = torch.get_num_threads(), 50_257
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    logits = [3 * torch.randn(vocab_size, generator=generator) for _ in range(20)]
+    lm = labkit.wrap(lambda ids: logits[0].expand(*ids.shape, -1), vocab_size=vocab_size)
+    run = labkit.stream(lm, [0] * 500, max_new_tokens=1000)
+    next_logits = iter(logits * 11)
+
+    def choose() -> float:
+        row = next(next_logits)
+        start = time.perf_counter()
+        run.choose(row)
+        return time.perf_counter() - start
+
+    try:
+        return median(choose, runs=200, warm_up=20)
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def share_beside_the_model(source: str) -> float:
+    """The part of a decoding step that is not the model."""
+    import labkit
+
+    run = labkit.stream(labkit.load(source), "Once upon a time", max_new_tokens=1000)
+    next(run)
+
+    def share() -> float:
+        start = time.perf_counter()
+        (logits,) = run.feed([run])
+        between = time.perf_counter()
+        run.choose(logits)
+        end = time.perf_counter()
+        return (end - between) / (end - start)
+
+    return median(share, runs=20, warm_up=3)
+
+
+def batch_gain(source: str, rows: int = 8, new_tokens: int = 40) -> float:
+    """How many times the tokens a second that one row gets a batch of different prompts gets."""
+    import labkit
+
+    lm = labkit.load(source)
+    prompts = ["To be", "ROMEO: what", "But soft, what light", "O", "The king is dead", "Enter", "My lord, I", "Nay"]
+
+    def timed(work: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    def gain() -> float:
+        alone = timed(lambda: [labkit.generate(lm, prompt, max_new_tokens=new_tokens) for prompt in prompts[:rows]])
+        return alone / timed(lambda: labkit.generate_batch(lm, prompts[:rows], max_new_tokens=new_tokens))
+
+    return median(gain, runs=3)
+
+
+def installed(source: str) -> bool:
+    import labkit
+
+    try:
+        labkit.load(source)
+    except labkit.CheckpointError:
+        return False
+    return True
+
+
 def repaint_time() -> float:
     """A slider move to the repainted distribution of the selected token, in the kernel."""
     import labkit
@@ -118,6 +192,13 @@ def main() -> int:
     difference, same = cache_difference()
     show("cached and uncached logits, 512 new tokens", f"{difference:.1e}", "<= 1e-4", difference <= 1e-4)
     show("cached and uncached greedy ids, 512 new tokens", "equal" if same else "differ", "equal", same)
+    beside = 1000 * beside_the_model()
+    show("a step beside the model, 50,257 tokens, default stages", f"{beside:.2f} ms", "<= 0.4 ms", beside <= 0.4)
+    if installed(LARGER):
+        share = share_beside_the_model(LARGER)
+        show(f"the part of a step beside the model, {LARGER}", f"{share:.1%}", "<= 3 %", share <= 0.03)
+    gain = batch_gain(SOURCE)
+    show("tokens a second of a batch of 8, against one row", f"{gain:.1f} x", ">= 2 x", gain >= 2)
     core, package = lines(*CORE), lines("")
     show("lines of the core", f"{core:,}", "about 3,000", core <= 3000)
     show("lines of the package", f"{package:,}", "about 9,000", package <= 9000)

@@ -1,8 +1,8 @@
 """The ``labkit`` command. Sub-commands are imported when they are asked for, so that ``labkit --help`` is quick."""
 
 import importlib
+import io
 import sys
-from typing import Any
 
 import click
 
@@ -11,10 +11,34 @@ from ..errors import LabkitError
 # Sub-command -> one line of help; each lives in the module of its name.
 COMMANDS = {
     "generate": "Continue a text, token by token.",
+    "chat": "Talk with a model.",
+    "batch": "Continue many prompts from a file, into JSON Lines.",
+    "compare": "Put two checkpoints, settings or precisions side by side; several in a table.",
+    "eval": "Measure the loss on a text, or the share of questions answered.",
     "inspect": "Say what a checkpoint is: family, size, tokenizer, training, and what looks odd.",
     "convert": "Write a checkpoint anew: as safetensors, for transformers, or weights alone.",
     "train": "Train a small model from a file of configs/training/.",
 }
+
+
+# What the reference systems call an option -> what it is called here, for every sub-command that has it.
+ALIASES = {
+    "model-path": "checkpoint",
+    "hf-repo-id": "hf-model",
+    "repo-id": "hf-model",
+    "repo-revision": "revision",
+    "max-tokens": "max-new-tokens",
+    "use-kv-cache": "use-cache",
+    "no-use-kv-cache": "no-use-cache",
+    "no-sample": "greedy",
+    "system-prompt": "system",
+}
+
+
+def canonical(name: str) -> str:
+    """One name for an option, however it is spelt: --top_k and --top-k are one, and the aliases."""
+    name = name.replace("_", "-")
+    return ALIASES.get(name, name)
 
 
 class LazyGroup(click.Group):
@@ -36,8 +60,7 @@ class LazyGroup(click.Group):
 @click.command(
     cls=LazyGroup,
     context_settings={
-        # --top_k and --top-k are one option: the reference systems use either.
-        "token_normalize_func": lambda name: name.replace("_", "-"),
+        "token_normalize_func": canonical,
         "help_option_names": ["-h", "--help"],
     },
 )
@@ -53,6 +76,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Exit status 0; 1 when it failed, with one line on stderr; 2 for a usage error."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a model may write what this terminal or pipe cannot
     try:
         group.main([a for a in arguments if a != "--debug"], prog_name="labkit", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -79,25 +105,3 @@ def fail(message: str) -> None:
     """One line on stderr, exit status 1."""
     click.echo(f"labkit: {' '.join(message.split())}", err=True)
     sys.exit(1)
-
-
-def common(function: Any) -> Any:
-    """Options of every sub-command that opens a checkpoint."""
-    for option in (
-        click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
-        click.option("--dtype", default="auto", help="auto, float32, float16 or bfloat16."),
-        click.option("--device", default="auto", help="auto, cpu, cuda, mps; an absent one becomes the CPU."),
-        click.option("--tokenizer", help='"char" or "bpe", to use instead of what the checkpoint says.'),
-        click.option("--meta", type=click.Path(), help="A meta file to use instead of the one beside the model."),
-        click.option("--checkpoint", type=click.Path(), help="The same as SOURCE."),
-        click.argument("source", required=False),
-    ):
-        function = option(function)
-    return function
-
-
-def source_of(source: str | None, checkpoint: str | None) -> str:
-    """SOURCE or --checkpoint, one of the two."""
-    if (source is None) == (checkpoint is None):
-        raise click.UsageError("name one checkpoint, as SOURCE or with --checkpoint (shipped: shakespeare-char)")
-    return source or checkpoint or ""

@@ -1,124 +1,155 @@
 """labkit generate: continue a text."""
 
 import json
-import sys
-import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import click
 
-from ..generation import Run, encode_prompt, stream
-from ..language_model import load
-from ..settings import Settings, read_table
-from . import common, source_of
+from ..errors import ConfigError
+from ..generation import Generation, Step, encode_prompt, generate_batch, stream
+from ..language_model import LanguageModel
+from ..tokenizers.base import OnSpecial, OnUnknown
+from . import batch, chat
+from .display import Display
+from .options import INPUT, LENGTH, OUTPUT, GroupedCommand, Ids, Request, generation_options, option, tell_notes
+from .prompts import built_in, read_text, unescaped
+from .repl import prompts_loop
+from .systems import PROGRAMS
 
-# Fields of Settings that are options here; None: not given.
-FIELDS = (
-    "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "greedy", "seed", "max_new_tokens",
-    "min_new_tokens", "stop", "use_cache", "overflow", "penalty_scope", "deterministic",
-)  # fmt: skip
 
-
-@click.command("generate", help="Continue a text, token by token.")
-@common
-@click.option("--prompt", default="To be", show_default=True, help="The text to continue.")
-@click.option("--config", type=click.Path(), help="A TOML file with a [generation] table.")
-@click.option("--max-new-tokens", "--max-tokens", type=int, help="Tokens to add.")
-@click.option("--min-new-tokens", type=int, help="Nothing ends generation before this many.")
-@click.option("--temperature", type=float, help="0 is greedy; below 1 sharper, above 1 flatter.")
-@click.option("--top-k", type=int, help="Keep the k most probable tokens; 0: all.")
-@click.option("--top-p", type=float, help="Keep the most probable tokens up to this mass; 1: all.")
-@click.option("--min-p", type=float, help="Keep tokens with this share of the largest probability; 0: all.")
-@click.option("--repetition-penalty", type=float, help="Make tokens seen before less likely; 1: off.")
-@click.option("--greedy/--sample", default=None, help="Always take the most probable token.")
-@click.option("--no-sample", "greedy", flag_value=True, default=None, help="The same as --greedy.")
-@click.option("--seed", type=int, help="Of the draw; the same seed gives the same text.")
-@click.option("--stop", multiple=True, help="End at this text; may be given several times.")
-@click.option(
-    "--use-cache/--no-use-cache", "--use-kv-cache/--no-use-kv-cache", default=None, help="Keep keys and values."
-)
-@click.option("--overflow", type=click.Choice(["crop", "recrop", "stop", "labcore"]), help="When the context is full.")
-@click.option("--penalty-scope", type=click.Choice(["all", "generated", "prompt"]), help="What the penalty counts.")
-@click.option("--deterministic/--no-deterministic", default=None, help="Ask torch for deterministic kernels.")
-@click.option("--unknown", type=click.Choice(["raise", "drop"]), help="Characters outside the vocabulary.")
-@click.option("--special", type=click.Choice(["parse", "text", "refuse"]), help="Special tokens typed as text.")
-@click.option("--stream/--no-stream", "streaming", default=True, show_default=True, help="Show tokens as they come.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-@click.option("--verbose", is_flag=True, help="Say where each setting comes from, and how fast it was (on stderr).")
+@click.command("generate", cls=GroupedCommand, help="Continue a text, token by token.")
+@generation_options("generate")
+@option(INPUT, "--prompt", help='The text to continue; left out: "To be", where the model can write that.')
+@option(INPUT, "--prompt-file", metavar="FILE", help="A file with the text to continue; - is standard input.")
+@option(INPUT, "--prompt-ids", type=Ids(), metavar="1,2,3", help="Token ids to continue, used as they are.")
+@option(INPUT, "--escape", is_flag=True, help=r"Read \n, \t, \\ and \uXXXX in prompts and in --stop.")
+@option(INPUT, "--interactive", is_flag=True, help="Ask for prompts, one after the other, each by itself.")
+@option(INPUT, "--mode", type=click.Choice(["chat", "batch"]), help="The same as labkit chat, or labkit batch.")
+@option(LENGTH, "--n", type=click.IntRange(1), default=1, show_default=True, help="Continuations, each its own draw.")
+@option(OUTPUT, "--show-probabilities", is_flag=True, help="Colour every token by its probability, on a terminal.")
+@option(OUTPUT, "--logprobs", type=click.IntRange(0), help="In --json: of every token, and of so many others.")
+@option(OUTPUT, "--json", "as_json", is_flag=True, help="One JSON object for each continuation, instead of text.")
+@option(INPUT, "--system", hidden=True, help="For --mode chat.")
+@option(INPUT, "--chatml", is_flag=True, hidden=True, help="For --mode chat.")
+@option(INPUT, "--prompts-file", hidden=True, help="For --mode batch.")
+@click.pass_context
 def command(
-    source: str | None,
-    checkpoint: str | None,
-    meta: str | None,
-    tokenizer: str | None,
-    device: str,
-    dtype: str,
-    prompt: str,
-    config: str | None,
-    unknown: Any,
-    special: Any,
-    streaming: bool,
+    ctx: click.Context,
+    request: Request,
+    prompt: str | None,
+    prompt_file: str | None,
+    prompt_ids: tuple[int, ...] | None,
+    escape: bool,
+    interactive: bool,
+    mode: str | None,
+    n: int,
+    show_probabilities: bool,
+    logprobs: int | None,
     as_json: bool,
-    verbose: bool,
-    **options: Any,
+    unknown: OnUnknown | None,
+    special: OnSpecial | None,
+    **_: Any,
 ) -> None:
-    settings, origins = resolve(config, {name: options[name] for name in FIELDS if options[name] not in (None, ())})
-    lm = load(source_of(source, checkpoint), device=device, dtype=dtype, meta=meta, tokenizer=tokenizer)
-    prompt_ids, notes = encode_prompt(lm, prompt, unknown=unknown, special=special)
-    for note in (*lm.checkpoint.notes, *notes):
-        click.echo(f"note: {note}", err=True)
-    if verbose:
-        for name, value in settings.to_dict().items():
-            click.echo(f"{name} = {value!r} ({origins.get(name, 'default')})", err=True)
-    run = stream(lm, prompt_ids, settings)
-    started = time.perf_counter()
-    show(run, prompt, streaming and not as_json)
-    result = run.result()
-    if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "prompt": prompt,
-                    "text": result.text,
-                    "ids": result.ids,
-                    "prompt_ids": result.prompt_ids,
-                    "finish_reason": result.finish_reason,
-                    "notes": [*lm.checkpoint.notes, *notes],
-                    "settings": settings.to_dict(),
-                },
-                ensure_ascii=False,
-            )
+    system, settings = PROGRAMS[request.settings.dialect], request.settings
+    asked = [value for value in (prompt, prompt_file, prompt_ids) if value is not None]
+    if len(asked) > 1:
+        raise click.UsageError("name one prompt: --prompt, --prompt-file or --prompt-ids")
+    if logprobs is not None and (not as_json or n > 1):
+        raise click.UsageError("--logprobs is part of --json, for one continuation")
+    if mode and asked:
+        raise click.UsageError(f"--mode {mode} takes no prompt of its own; leave --mode out to continue one")
+    if mode or (system.converses and not asked and not interactive):
+        hand_over(ctx, batch.command if mode == "batch" else chat.command)
+        return
+    prepare = unescaped if escape else str
+    settings = settings.replace(stop=[prepare(s) if isinstance(s, str) else s for s in settings.stop])
+    streaming = request.streaming and not as_json
+    if interactive:
+        lm = request.load()
+        prompts_loop(
+            lm, settings, streaming=streaming, color=show_probabilities, as_json=as_json, unknown=unknown,
+            special=special, prepare=prepare,
+        )  # fmt: skip
+        return
+    prompt = prompt if prompt_file is None else read_text(prompt_file)
+    if not (prompt or prompt_ids) and system.needs_prompt:
+        raise ConfigError(f"{settings.dialect} needs something to continue: give --prompt or --interactive")
+    start: str | Sequence[int] | None = prompt_ids if prompt is None else prepare(prompt)
+    lm = request.load()
+    if start is None:
+        start = built_in(lm)[0]
+    ids, notes = encode_prompt(lm, start, unknown, special)
+    tell_notes(notes)
+    said = start if isinstance(start, str) else written(lm, ids)
+    display = Display(streaming and n == 1 and lm.tokenizer is not None, show_probabilities, silent=as_json)
+    rows: list[dict[str, Any]] = []
+    if n > 1:
+        results = generate_batch(lm, [ids], settings, n=n)[0]
+    else:
+        run = stream(lm, ids, settings)
+        display.legend()
+        if display.streaming:
+            display.text(said)
+        timing = display.show(run if logprobs is None else recorded(run, lm, logprobs, rows))
+        results = [run.result()]
+        if request.verbose:
+            click.echo(f"{len(run.ids)} tokens, {timing.words}; ended by {results[0].finish_reason}", err=True)
+    notes = (*lm.checkpoint.notes, *notes)
+    for i, result in enumerate(results):
+        if as_json:
+            more = ({"continuation": i} if n > 1 else {}) | ({} if logprobs is None else {"logprobs": rows})
+            click.echo(json.dumps(facts(result, said, notes) | more, ensure_ascii=False))
+        elif display.streaming:
+            display.text("\n")
+        else:
+            heading = f"[{i + 1}/{n}]\n" if n > 1 else ""
+            display.text(f"{heading}{said}{result.text if lm.tokenizer else written(lm, result.ids)}\n")
+
+
+def hand_over(ctx: click.Context, other: click.Command) -> None:
+    """Go on as another command, with what was given for the options that it has as well."""
+    names = {parameter.name for parameter in other.params if parameter.expose_value}
+    ctx.invoke(other, **{name: value for name, value in ctx.params.items() if name in names})
+
+
+def written(lm: LanguageModel, ids: Sequence[int]) -> str:
+    """Ids as text; of a model without a tokenizer as numbers."""
+    return lm.tokenizer.decode(ids) if lm.tokenizer is not None else "".join(f" {i}" for i in ids)
+
+
+def facts(result: Generation, prompt: str, notes: Sequence[str]) -> dict[str, Any]:
+    """A finished run as plain data."""
+    return {
+        "prompt": prompt,
+        "text": result.text,
+        "ids": result.ids,
+        "prompt_ids": result.prompt_ids,
+        "finish_reason": result.finish_reason,
+        "notes": [*notes, *result.notes],
+        "settings": result.settings.to_dict(),
+    }
+
+
+def recorded(run: Iterable[Step], lm: LanguageModel, most: int, rows: list[dict[str, Any]]) -> Iterator[Step]:
+    """The steps as they come, with a row of ``rows`` for each: its probability and those of ``most`` others."""
+    for step in run:
+        log_p = step.logits.log_softmax(dim=-1)  # (V,)
+        best = log_p.topk(min(most, len(log_p)))
+        rows.append(
+            token(lm, step.id)
+            | {"logprob": step.logprob, "raw_logprob": step.raw_logprob}
+            | {"rank": step.rank, "entropy": step.entropy}
+            | {
+                "top": [
+                    token(lm, i) | {"raw_logprob": value}
+                    for i, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                ]
+            }
         )
-    elif not streaming:
-        click.echo(printable(prompt + result.text))
-    if verbose:
-        rate = len(result.ids) / (time.perf_counter() - started)
-        click.echo(f"{len(result.ids)} tokens, {rate:.1f} a second; ended by {result.finish_reason}", err=True)
+        yield step
 
 
-def resolve(config: str | None, given: dict[str, Any]) -> tuple[Settings, dict[str, str]]:
-    """Settings and where each comes from: option before file before default."""
-    from_file = read_table(config)[0] if config else {}
-    origins = dict.fromkeys(from_file, f"file {config}") | dict.fromkeys(given, "option")
-    return Settings().replace(**from_file | given), origins
-
-
-def show(run: Run, prompt: str, streaming: bool) -> None:
-    """Run to the end, printing as it goes; Ctrl-C ends it and keeps what is there."""
-    try:
-        if streaming:
-            click.echo(printable(prompt), nl=False)
-        for step in run:
-            if streaming:
-                click.echo(printable(step.text), nl=False)
-                sys.stdout.flush()
-    except KeyboardInterrupt:
-        pass
-    if streaming:
-        click.echo()
-
-
-def printable(text: str) -> str:
-    """Control characters made visible on a terminal, where a model's output could otherwise steer it."""
-    if not sys.stdout.isatty():
-        return text
-    return "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in text)
+def token(lm: LanguageModel, token_id: int) -> dict[str, Any]:
+    """What a token is called."""
+    return {"id": token_id, "piece": lm.tokenizer.pieces([token_id])[0] if lm.tokenizer is not None else None}

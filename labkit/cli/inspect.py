@@ -11,30 +11,22 @@ from rich.table import Table
 
 from ..checkpoints import MODEL_SUFFIXES, model_files, read
 from ..errors import LabkitError
-from ..language_model import LanguageModel, load, shipped_folder
-from . import common, source_of
+from ..language_model import LanguageModel, shipped_folder
+from .options import Model, model_options
 
 
 @click.command("inspect", help="Say what a checkpoint is; of a folder with several, list them and mark the best.")
-@common
+@model_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(
-    source: str | None,
-    checkpoint: str | None,
-    meta: str | None,
-    tokenizer: str | None,
-    device: str,
-    dtype: str,
-    as_json: bool,
-) -> None:
-    name = source_of(source, checkpoint)
+def command(model: Model, as_json: bool) -> None:
+    name = model.source
     folder = next((f for f in (Path(name).expanduser(), shipped_folder() / name) if f.is_dir()), None)
     if folder is not None and not model_files(folder):
         found = below(folder)
         if len(found) > 1:
             show_rows(found, folder, as_json)
             return
-    lm = load(name, device=device, dtype=dtype, meta=meta, tokenizer=tokenizer)
+    lm = model.load()
     facts = describe(lm)
     if as_json:
         click.echo(json.dumps(facts, indent=2, ensure_ascii=False))

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, ContextError
-from ..generation import encode_prompt, stream
 from ..language_model import LanguageModel
 from ..layers.mask import Window, attend_mask
 from ..settings import Settings
-from .capture import capture, weights
+from .hooks import capture, weights
+from .reading import pieces, read
 
 PROPERTIES = {
     "entropy": "mean entropy of a token's attention, in nats: low is sharp",
@@ -117,25 +117,12 @@ def attention(
         ContextError: more than the context holds, or a run that left it.
     """
     with capture(lm, ["blocks.*.q", "blocks.*.k"]) as acts:
-        if settings is None and not changes:
-            ids, _ = encode_prompt(lm, prompt)
-            lm.logits(ids)
-        else:
-            run = stream(lm, prompt, settings, **changes)
-            for _ in run:
-                pass
-            ids = (run.prompt_ids + run.ids)[:-1]
-    positions = acts.positions("blocks.0.q")[0]
-    if len(positions) != len(ids) or not torch.equal(positions, torch.arange(len(ids))):
-        raise ContextError(
-            f"the run is longer than the context of {lm.model.block_size} tokens, so its tokens did not keep their "
-            "positions; ask for fewer tokens"
-        )
+        ids = read(lm, prompt, settings, changes)
     blocks: list[Any] = list(lm.model.blocks)
     q = tuple(acts[f"blocks.{i}.q"][0] for i in range(len(blocks)))
     return AttentionMaps(
         ids=ids,
-        pieces=lm.tokenizer.pieces(ids) if lm.tokenizer is not None else [str(i) for i in ids],
+        pieces=pieces(lm, ids),
         q=q,
         k=tuple(acts[f"blocks.{i}.k"][0] for i in range(len(blocks))),
         scales=tuple(

@@ -1,6 +1,7 @@
 """From logits to the next token: stages, draws, dialects, and the record of all that."""
 
 from . import dialects
+from .breaks import BreakPoints
 from .draws import Draw, Greedy, Gumbel, LlamaCppDist, NanochatMultinomial, SoftmaxArgmax, TorchMultinomial
 from .history import (
     AllowedIds,
@@ -13,6 +14,7 @@ from .history import (
     RepetitionPenalty,
 )
 from .orders import STAGES
+from .questions import WhatIf, Why, WhyNot
 from .sampler import Chosen, Removal, Sampler, SamplingTrace, StageRecord
 from .stages import (
     Epsilon,
@@ -32,9 +34,9 @@ from .stages import (
 )
 
 __all__ = [
-    "STAGES", "AllowedIds", "Chosen", "Draw", "Dry", "Epsilon", "Eta", "Filter", "ForbiddenIds", "FrequencyPenalty",
-    "Greedy", "Gumbel", "Limit", "LlamaCppDist", "LogitBias", "MinP", "Mirostat", "NanochatMultinomial",
-    "NoRepeatNgram", "PresencePenalty", "Removal", "RepetitionPenalty", "Sampler", "SamplingTrace", "SoftmaxArgmax",
-    "Stage", "StageRecord", "StepContext", "Temperature", "TopK", "TopNSigma", "TopP", "TorchMultinomial", "Typical",
-    "Xtc", "dialects",
+    "STAGES", "AllowedIds", "BreakPoints", "Chosen", "Draw", "Dry", "Epsilon", "Eta", "Filter", "ForbiddenIds",
+    "FrequencyPenalty", "Greedy", "Gumbel", "Limit", "LlamaCppDist", "LogitBias", "MinP", "Mirostat",
+    "NanochatMultinomial", "NoRepeatNgram", "PresencePenalty", "Removal", "RepetitionPenalty", "Sampler",
+    "SamplingTrace", "SoftmaxArgmax", "Stage", "StageRecord", "StepContext", "Temperature", "TopK", "TopNSigma", "TopP",
+    "TorchMultinomial", "Typical", "WhatIf", "Why", "WhyNot", "Xtc", "dialects",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..errors import SamplingError
 from ..settings import rule_of
-from .probe import SCALES, Probe, Recorded, SameDraw, changes
+from .probe import SCALES, Along, Probe, Recorded, SameDraw, changes
 
 PARAMETERS = ("temperature", "top_k", "top_p", "min_p")
 DEFAULTS: Mapping[str, Any] = {"temperature": 1.0}  # what a setting is that was not given, if that is not "off"
@@ -107,7 +107,7 @@ def break_points(trace: Recorded, parameter: str | None = None) -> BreakPoints:
     return BreakPoints(tuple(strip_of(trace, Probe(trace, name, draw)) for name in parameters_of(trace, parameter)))
 
 
-def strip_of(trace: Recorded, probe: Probe) -> Strip:
+def strip_of(trace: Recorded, probe: Along) -> Strip:
     scale = probe.scale
     segments = changes(scale, probe.pick, probe.guesses(), () if probe.nested else scale.tried())
     note = "" if probe.nested else f"{probe.why}; {len(scale.tried())} values were tried, and changes may hide between"

@@ -4,6 +4,7 @@ A draw with recorded noise picks argmax(logit + noise) over what is left, and ``
 changes the pick only if it removed the winner, and "what if" is a question about the same draw.
 """
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -98,14 +99,13 @@ class TorchMultinomial(Draw):
     def pick(self, ids: Tensor, logits: Tensor, context: StepContext, vocab_size: int) -> int:
         full = torch.full((1, vocab_size), float("-inf"))
         full[0, ids.cpu()] = logits.float().cpu()
-        generator = self._generator(context, vocab_size)
+        generator = self._generator(context, vocab_size).clone_state()  # an interrupt must not lose a number
         chosen = int(torch.multinomial(self._probabilities(full), 1, generator=generator))
         context.state[type(self), context.stream[0]] = (context.step + 1, generator)
         return chosen
 
     def noise(self, ids: Tensor, context: StepContext, vocab_size: int) -> Tensor:
-        again = torch.Generator()
-        again.set_state(self._generator(context, vocab_size).get_state())
+        again = self._generator(context, vocab_size).clone_state()
         waits = torch.empty(1, vocab_size).exponential_(generator=again)
         return -waits[0, ids.cpu()].double().log().to(ids.device)
 
@@ -153,7 +153,7 @@ class LlamaCppDist(Draw):
     shortened: bool = True
 
     def pick(self, ids: Tensor, logits: Tensor, context: StepContext, vocab_size: int) -> int:
-        generator = self._generator(context)
+        generator = copy.deepcopy(self._generator(context))  # an interrupt must not lose a number
         chosen = 0
         if len(ids) > 1 or not self.shortened:
             if self.by_size:

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .probe import SameDraw, Scale, fresh, nested, scale_of, takeovers
-from .stages import Filter, MinP, Mirostat, StepContext, TopP
+from .history import AllowedIds, ForbiddenIds, NoRepeatNgram
+from .probe import SameDraw, Scale, fresh, nested, scale_of, takeovers, ties_decide
+from .stages import Filter, MinP, StepContext, TopP
 from .systems import LlamaCppMinP
 
 SLACK = 2.0**-20  # relative: what float32 rounding can do to a logit, many times over
+LISTS = AllowedIds | ForbiddenIds | NoRepeatNgram  # filters that ask for ids only, not for mass
 MARGIN = 1e-4  # a score must be ahead of hidden ones by this much, so that no rounding decides
 
 
@@ -84,7 +86,7 @@ class PartialStep:
 
     def __init__(self, logits: PartialLogits, chosen: int, sampler: Any, context: StepContext):
         self.logits, self.chosen, self.sampler, self.context = logits, chosen, sampler, context
-        self.same = SameDraw(self)  # type: ignore[arg-type]  # it asks for the length of the logits only
+        self.same = SameDraw(self)
         self.hidden = torch.ones(logits.vocab_size, dtype=torch.bool).index_fill(0, logits.ids, False)
         self.known = torch.full((logits.vocab_size,), -math.inf).index_copy(0, logits.ids, logits.logits)
 
@@ -137,10 +139,8 @@ class Bounds:
 
     def _apply(self, stage: Any) -> bool:
         """One stage; False if the hidden tokens would have to be known."""
-        if stage.by_id:
-            return self._by_id(stage)
-        if not isinstance(stage, Filter):
-            return self._reshape(stage)
+        if not isinstance(stage, Filter) or isinstance(stage, LISTS):
+            return self._by_id(stage) if stage.by_id else self._reshape(stage)
         k = getattr(stage, "k", None)
         if k is not None:
             return self._top_k(stage, k)
@@ -151,7 +151,7 @@ class Bounds:
 
     def _by_id(self, stage: Any) -> bool:
         """A stage that asks for ids must leave the hidden ones alone, or remove them all."""
-        if self.filtered or isinstance(stage, Mirostat):
+        if self.filtered:
             return False
         hidden = self.step.hidden
         before = self.row.masked_fill(hidden, self._largest_hidden())
@@ -220,7 +220,12 @@ class PartialProbe:
     def __init__(self, step: PartialStep, parameter: str):
         self.step = step
         self.scale: Scale = scale_of(parameter, step.sampler, len(step.logits))
-        self.nested, self.why = nested([stage for stage in self._changed(0.5).stages if not stage.by_id])
+        stages = self._changed(0.5).stages
+        matter = [s for s in stages if not s.by_id or isinstance(s, Filter) and not isinstance(s, LISTS)]
+        self.nested, self.why = nested(matter)
+        known, noise = step.logits, step.same.noise
+        if noise is None or ties_decide(matter, known.logits, noise[known.ids]):
+            self.nested, self.why = False, "equal logits, or a draw without noise of each token's own"
 
     def _changed(self, value: float) -> Any:
         if self.scale.parameter == "top_k":

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import SamplingError
 from ..settings import rule_of
-from .stages import Filter, StepContext
+from .stages import Filter, Left, StepContext
 from .systems import DividePenalty
 
 Id = TypeVar("Id")
@@ -27,20 +27,32 @@ COLDEST = 2.0**-30  # what is below it counts as 0: dividing by less can leave f
 HOTTEST = 5.0
 HOT = 2.0**10  # where a question about "any temperature" ends
 RUNGS = (1, 3, 16, 2**8, 2**14, 2**22, 2**33)  # distances, in last digits, at which a guess is fenced in
-TRIED = 128  # values of a setting that are tried where no order of the tokens can be relied on
+LIKELY = 1024  # of so many largest logits the noise is looked at first
+TRIED = 64  # values of a setting that are tried where no order of the tokens can be relied on
 
 
 class Recorded(Protocol):
-    """One recorded step: what a SamplingTrace holds."""
+    """One recorded step: what a SamplingTrace holds. Logits are (V,), or a PartialLogits."""
 
     @property
     def chosen(self) -> int: ...
     @property
-    def logits(self) -> Tensor: ...
+    def logits(self) -> Any: ...
     @property
     def sampler(self) -> Any: ...
     @property
     def context(self) -> StepContext: ...
+
+
+class Along(Protocol):
+    """What is asked of one step along one setting: a Probe, or a PartialProbe where not all logits are known."""
+
+    scale: "Scale"
+    nested: bool
+    why: str
+
+    def pick(self, value: float) -> int | None: ...
+    def guesses(self) -> list[float]: ...
 
 
 class Scale(NamedTuple):
@@ -111,13 +123,6 @@ def scale_of(parameter: str, sampler: Any, vocab_size: int) -> Scale:
 SCALES = ("temperature", "top_k", "top_p", "min_p", "typical_p", "top_n_sigma", "epsilon_cutoff", "eta_cutoff")
 
 
-class Left(NamedTuple):
-    """What is left of the row: ids (n,) in ascending order and their logits (n,)."""
-
-    ids: Tensor
-    logits: Tensor
-
-
 class SameDraw:
     """The draw of one recorded step, for other sets of tokens: its noise is computed once."""
 
@@ -159,8 +164,10 @@ class Probe:
         self.nested, self.why = nested(after)
         if draw.noise is None and draw.draw.by_chance:
             self.nested, self.why = False, draw.reason
-        *_, (_, left) = self._stages(before)._walk(trace.logits, fresh(draw.context))
+        *_, (_, left) = self._stages(before).walk(trace.logits, fresh(draw.context))
         self.ids, self.row = left.ids, left.logits
+        if self.nested and draw.noise is not None and ties_decide(after, self.row, draw.noise[self.ids]):
+            self.nested, self.why = False, "equal logits fall as the sort of the whole row has them"
         if any(stage.by_id for stage in after):  # they want to know which token is which: the whole row
             self.ids = torch.arange(len(trace.logits))
             self.row = torch.full_like(trace.logits, -math.inf).scatter(0, left.ids, left.logits)
@@ -176,7 +183,7 @@ class Probe:
         return self._left(self._changed(value))
 
     def _left(self, changed: Any) -> Left:
-        *_, (_, left) = self._stages(changed.stages[self.place :])._walk(self.row, fresh(self.same.context))
+        *_, (_, left) = self._stages(changed.stages[self.place :]).walk(self.row, fresh(self.same.context))
         there = left.logits > -math.inf
         return Left(self.ids[left.ids[there]], left.logits[there])
 
@@ -191,30 +198,34 @@ class Probe:
 
     def guesses(self, ids: Tensor | None = None) -> list[float]:
         """Values near which these tokens (of those that can win) may enter or take over; only a help to find them."""
-        logits, order = self.row.sort(descending=True, stable=True)
-        n = int((logits > -math.inf).sum())
-        logits, order = logits[:n].double(), order[:n]
         if ids is not None:
-            places = torch.isin(self.ids[order], ids).nonzero().squeeze(-1)
+            places = torch.isin(self.ids, ids).nonzero().squeeze(-1)
         elif self.same.noise is None:
             return []
-        else:  # of tokens in order of their logits, only those can win that have more noise than all before
-            noise = self.same.noise[self.ids[order]]
-            places = (noise == noise.cummax(dim=0).values).nonzero().squeeze(-1)
+        else:
+            noise = self.same.noise[self.ids]
+            places = contenders(self.row, noise)
+        logits, largest = self.row[places].double(), float(self.row.max())
         parameter = self.scale.parameter
-        values: list[Any] = []
+        values: list[float] = []
         if parameter == "temperature" and ids is None:
-            values = takeovers(logits[places].tolist(), noise[places].tolist())
+            values = takeovers(logits.tolist(), noise[places].tolist())
+            if share := self.sampler.named.get("min_p"):
+                values += ((logits - largest) / math.log(share)).tolist()
         elif parameter == "top_k":
-            values = [x for k in places.tolist() for x in (k, k + 1)]
+            values = [int(n) + x for place in places for n in self._larger(int(place)) for x in (0, 1)]
         elif parameter == "min_p":
-            values = (logits[places] - logits[0]).exp().tolist()
+            values = (logits - largest).exp().tolist()
         elif parameter == "top_p" and isinstance(self.stage, Filter):
             limit = self.stage.limit(self.row[None], fresh(self.same.context))
-            values = limit.values[0, order[places]].tolist()
+            values = limit.values[0, places].tolist()
             values = values if limit.stays in ("below", "at most") else [1 - x for x in values]
         near = {x for value in values for x in self._near(value) if self.scale.low < x < self.scale.high}
         return sorted(near)
+
+    def _larger(self, place: int) -> tuple[int, int]:
+        """How many logits are larger than this one, and how many at least as large."""
+        return int((self.row > self.row[place]).sum()), int((self.row >= self.row[place]).sum())
 
     def _near(self, value: float) -> list[float]:
         """A value between its neighbours, and some further and further away."""
@@ -235,9 +246,36 @@ def nested(stages: Sequence[Any]) -> tuple[bool, str]:
     return True, ""
 
 
+def contenders(logits: Tensor, noise: Tensor) -> Tensor:
+    """Places of the logits (n,) that can win among those at least as large, largest first: they have more noise than
+    all of these. There are about log n of them."""
+    first = logits.topk(min(LIKELY, len(logits))).indices
+    late = (noise > noise[first].max()).nonzero().squeeze(-1)
+    places = torch.cat([first, late]).unique()  # ascending
+    places = places[logits[places].sort(descending=True, stable=True).indices]
+    n = noise[places]
+    return places[(n == n.cummax(dim=0).values) & (logits[places] > -math.inf)]
+
+
+def ties_decide(stages: Sequence[Any], logits: Tensor, noise: Tensor) -> bool:
+    """Whether a token that can win, of these logits (n,), equals another, and a stage orders the two by what else is in
+    the row."""
+    if not any(isinstance(stage, Filter) and stage.nested and stage.by_id for stage in stages):
+        return False
+    ordered, order = logits.sort(descending=True, stable=True)
+    most = noise[order].cummax(dim=0).values
+    tied = torch.zeros_like(ordered, dtype=torch.bool)
+    tied[1:] = (ordered[1:] == ordered[:-1]) & (ordered[1:] > -math.inf)
+    tied[:-1] |= tied[1:].clone()
+    larger = torch.searchsorted(-ordered, -ordered)  # how many are strictly larger
+    before = torch.where(larger > 0, most[(larger - 1).clamp(min=0)], -math.inf)
+    return bool((tied & (noise[order] >= before)).any())
+
+
 def takeovers(logits: Sequence[float], noise: Sequence[float]) -> list[float]:
     """Temperatures at which logit / T + noise of another token becomes the largest, from 0 on, without any filter."""
-    values, here = [], 0
+    values: list[float] = []
+    here = 0
     while True:
         later = [
             ((logits[here] - logits[j]) / (noise[j] - noise[here]), j)

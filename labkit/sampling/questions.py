@@ -68,7 +68,8 @@ class WhyNot:
         probability: the model's.
         removal: the stage that removed it, what it measured and where it draws the line; None: it reached the draw.
         ways: for a removed token, setting by setting, the smallest change that lets it in.
-        missed_by: for a token that reached the draw: how much larger the winner's logit + noise is; None without noise.
+        missed_by: for a token that reached the draw: how much larger the winner's logit + noise is; None otherwise, and
+            where the draw has no noise of each token's own.
         wins_at: temperatures (from, to), nearest to the present one, at which the draw would pick it; None: none.
         pushes: penalties and biases that moved its logit.
     """
@@ -101,6 +102,10 @@ class WhyNot:
         if self.id == self.chosen:
             return f"{known} was chosen."
         if self.removal is None:
+            if self.probability == 0 and self.missed_by is None:
+                return (
+                    f"{name} had no probability to begin with (a logit of -inf, or it ends a text that is too short)."
+                )
             if self.missed_by is None:
                 return f"{known} reached the draw, which took {chosen}."
             heat = "at no temperature would it have won"
@@ -137,7 +142,7 @@ def why_not(trace: Any, token: int, name: Name = numbered) -> WhyNot:
         own = [removal.stage] if removal.stage in SCALES and removal.stage not in PARAMETERS else []
         named = [name for name in (*PARAMETERS, *own) if has_stage(name, dialect)]
         ways = [way_in(trace, token, Probe(trace, name, draw)) for name in named]
-    elif removal is None and draw.noise is not None:
+    elif draw.noise is not None and bool(trace.stages[-1].kept[token]):
         scores = trace.sampler.apply(trace.logits[None], fresh(trace.context))[0].double() + draw.noise
         missed_by = float(scores[trace.chosen] - scores[token])
         if trace.sampler.named and token != trace.chosen:

@@ -8,17 +8,12 @@ import torch
 from torch import Tensor
 
 from ..errors import SamplingError
-from ..settings import Dialect, PenaltyScope, check_names, stage_value
+from ..settings import Dialect, PenaltyScope, Settings, check_names, stage_value
+from .breaks import BreakPoints, break_points
 from .draws import Draw, Gumbel
 from .orders import build
-from .stages import Filter, Limit, Stage, StepContext
-
-
-class Left(NamedTuple):
-    """What is still there of one row: ids (n,) in ascending order, and their logits (n,) float32."""
-
-    ids: Tensor
-    logits: Tensor
+from .questions import WhatIf, Why, WhyNot, explain, what_if, why_not
+from .stages import Filter, Left, Limit, Stage, StepContext
 
 
 class Chosen(NamedTuple):
@@ -118,6 +113,22 @@ class SamplingTrace:
                 return Removal(stage.name, limit.measure, value, line, limit.stays)
         return None
 
+    def break_points(self, parameter: str | None = None) -> BreakPoints:
+        """The values of temperature, top_k, top_p and min_p at which this draw gives another token."""
+        return break_points(self, parameter)
+
+    def why_not(self, token_id: int) -> WhyNot:
+        """Why another token was not chosen, and the smallest change that lets it in."""
+        return why_not(self, token_id)
+
+    def explain(self) -> Why:
+        """Why the chosen token was chosen."""
+        return explain(self)
+
+    def what_if(self, settings: Settings | None = None, **changes: Any) -> WhatIf:
+        """The same draw under other settings."""
+        return what_if(self, settings, **changes)
+
     def __repr__(self) -> str:
         kept = " → ".join(f"{row['stage']} {row['kept']}" for row in self.rows())
         return f"SamplingTrace(chosen={self.chosen}, kept: {kept})"
@@ -192,7 +203,7 @@ class Sampler:
         out = []
         for i, row in enumerate(logits.float()):
             of_row = context.row(i, self.draw.seed)
-            *_, (_, left) = self._walk(row, of_row)
+            *_, (_, left) = self.walk(row, of_row)
             left = self._drawable(left)
             token_id = self.draw.pick(left.ids, left.logits, of_row, len(row))
             log_p = left.logits.double().log_softmax(dim=-1)
@@ -209,7 +220,7 @@ class Sampler:
         there = left.logits > float("-inf")
         return left if bool(there.all()) else Left(left.ids[there], left.logits[there])
 
-    def _walk(self, row: Tensor, context: StepContext) -> Iterator[tuple[str, Left]]:
+    def walk(self, row: Tensor, context: StepContext) -> Iterator[tuple[str, Left]]:
         """The row (V,) after every stage. From the first filter on, only what it kept is handed on, as long as no later
         stage asks for token ids."""
         left = Left(torch.arange(len(row), device=row.device), self._checked(row))
@@ -251,7 +262,7 @@ class Sampler:
         records: list[StageRecord] = []
         before: Distribution | None = None
         left = Left(torch.empty(0), row)
-        for name, left in self._walk(row, working):
+        for name, left in self.walk(row, working):
             after = distribution(left)
             records.append(record(name, before, after, len(row)))
             before = after

@@ -53,12 +53,19 @@ class StepContext:
         )
 
 
+class Left(NamedTuple):
+    """What is still there of one row: ids (n,) in ascending order, and their logits (n,) float32."""
+
+    ids: Tensor
+    logits: Tensor
+
+
 class Stage(Protocol):
     """One step between the model's logits and the draw.
 
     Attributes:
         name: of the setting that switches it on.
-        by_id: whether it asks which token is which, and not only how large its logit is.
+        by_id: whether it asks which token is which, and not only how large its logit is; it gets the whole row.
     """
 
     name: ClassVar[str]

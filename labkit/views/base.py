@@ -9,7 +9,14 @@ from pathlib import Path
 
 from .colours import THEME
 
-CSS = THEME + Path(__file__).with_name("views.css").read_text(encoding="utf-8")
+
+def style_sheet(name: str) -> str:
+    """A CSS file that lies beside this one."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+BASE_CSS = style_sheet("base.css")
+CSS = THEME + BASE_CSS + style_sheet("views.css")
 
 
 @dataclass(frozen=True)
@@ -43,10 +50,10 @@ def label(text: str) -> str:
     return escape(visible(text, spaces=False))
 
 
-def page(body: str, alt: str) -> str:
+def page(body: str, alt: str, css: str = CSS) -> str:
     """A view's HTML: its style, and its body in an element whose id follows from the content."""
     name = f'id="{element_id(body)}" role="group" aria-label="{label(alt)}"'
-    return f'<style>{CSS}</style><div class="lk" {name}>{body}</div>'
+    return f'<style>{css}</style><div class="lk" {name}>{body}</div>'
 
 
 def element_id(content: str) -> str:

@@ -15,7 +15,7 @@ def scale(position: float) -> Colour:
     """0 (pale) … 1 (dark) -> red, green, blue in 0 … 1."""
     place = min(max(position, 0.0), 1.0) * (len(ANCHORS) - 1)
     i = min(int(place), len(ANCHORS) - 2)
-    low, high = (tuple(int(ANCHORS[j][k : k + 2], 16) / 255 for k in (1, 3, 5)) for j in (i, i + 1))
+    low, high = rgb(ANCHORS[i]), rgb(ANCHORS[i + 1])
     red, green, blue = (a + (place - i) * (b - a) for a, b in zip(low, high, strict=True))
     return red, green, blue
 
@@ -53,8 +53,20 @@ def _variables(dark: bool) -> str:
     return ";".join(f"--k{i}:{_hex(c)};--i{i}:{_hex(ink(c))}" for i, c in enumerate(colours) if i)
 
 
+# For things that have no order (which token), eight colours that every kind of colour vision tells apart (Okabe and Ito
+# 2008), the same in both themes; what they stand for is always written beside them.
+KINDS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999")
+
+
+def rgb(hexadecimal: str) -> Colour:
+    """#rrggbb -> red, green, blue in 0 … 1."""
+    red, green, blue = (int(hexadecimal[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return red, green, blue
+
+
 # JupyterLab and nbconvert say which theme is on; VS Code has a class for it.
 DARK = '[data-jp-theme-light="false"] .lk,.vscode-dark .lk'
 THEME = f".lk{{{_variables(dark=False)}}}{DARK}{{{_variables(dark=True)}}}" + "".join(
     f".k{i}{{background:var(--k{i});color:var(--i{i})}}" for i in range(1, LEVELS)
 )
+KIND_COLOURS = "".join(f".c{i}{{background:{colour};color:{_hex(ink(rgb(colour)))}}}" for i, colour in enumerate(KINDS))

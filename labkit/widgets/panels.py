@@ -4,10 +4,11 @@ from collections.abc import Iterable
 
 from ..errors import LabkitError
 from ..settings import Settings
-from ..views import stage_bars
+from ..views import stage_columns
 from ..views.base import escape, visible
 from ..views.tokens import legend
-from .facts import bars, pieces
+from . import facts
+from .facts import pieces
 from .recording import Recording
 
 ENDED = {
@@ -59,10 +60,10 @@ def bars_html(recording: Recording, index: int, settings: Settings) -> str:
     if trace is None:
         return status_html(f"Token {index + 1} is too far back: its logits are no longer kept.")
     lm, written = recording.lm, recording.tokens[index]["id"]
-    data = bars(lm, trace, settings.sampling(), always=[written, trace.chosen])
+    data = facts.stage_columns(trace, lm, always=[written])
     now, was = (visible(piece) for piece in pieces(lm, [trace.chosen, written]))
     before = visible("".join(pieces(lm, (recording.run.prompt_ids + recording.run.ids[:index])[-24:])), spaces=False)
     caption = f"Token {index + 1} of {len(recording.tokens)}: {was}, after “…{before[-24:]}”"
     if trace.chosen != written:
         caption += f". With these settings the same draw picks {now}"
-    return stage_bars(**data, in_text=written if written != trace.chosen else None, caption=caption).html
+    return stage_columns(**data, in_text=written if written != trace.chosen else None, caption=caption).html

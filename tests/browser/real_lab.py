@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +80,14 @@ class JupyterLab:
         page.locator(".lm-MenuBar-itemLabel", has_text="Run").click()
         page.get_by_role("menuitem", name="Run All Cells").first.click()
 
+    def use_theme(self, page: Any, name: str) -> None:
+        """ "Light" or "Dark", by the menu; it stays for pages opened later."""
+        page.locator(".lm-MenuBar-itemLabel", has_text="Settings").click()
+        page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Theme$")).hover()
+        page.locator(".lm-Menu-itemLabel", has_text=re.compile(f"^JupyterLab {name}$")).click()
+        page.locator(f"body[data-jp-theme-light='{'true' if name == 'Light' else 'false'}']").wait_for(state="attached")
+        page.wait_for_timeout(500)
+
     def wait_until_idle(self, page: Any) -> None:
         page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=120_000)
 
@@ -122,6 +132,16 @@ def serving(home: Path, browser: Any) -> Iterator[JupyterLab]:
         finally:
             server.terminate()
             server.wait(timeout=20)
+
+
+def write_notebook(path: Path, *cells: str) -> None:
+    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    code = [nbformat.v4.new_code_cell(cell.strip()) for cell in cells]
+    nbformat.write(nbformat.v4.new_notebook(cells=code, metadata={"kernelspec": kernel}), path)
+
+
+def cell_errors(page: Any) -> list[str]:
+    return page.locator(".jp-OutputArea-output[data-mime-type*='error']").all_inner_texts()
 
 
 def write_setting(home: Path, plugin: str, values: dict[str, Any]) -> None:

@@ -3,9 +3,8 @@
 import re
 import shutil
 
-import nbformat
 import pytest
-from real_lab import ROOT, JupyterLab, skip_without_browser, wait_for
+from real_lab import ROOT, JupyterLab, cell_errors, skip_without_browser, wait_for, write_notebook
 
 skip_without_browser()
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]  # the first test waits for a whole notebook
@@ -15,12 +14,6 @@ PLAYGROUND = """
 from labkit.widgets import GenerationPlayground
 GenerationPlayground("shakespeare-char", "ROMEO:\\n")
 """
-
-
-def write_notebook(path, *cells: str) -> None:
-    kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    cells = [nbformat.v4.new_code_cell(cell.strip()) for cell in cells]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +32,6 @@ def page(jupyterlab: JupyterLab):
     page.locator(".lk-playground").evaluate("element => element.scrollIntoView({block: 'center'})")
     yield page
     page.close()
-
-
-def cell_errors(page) -> list[str]:
-    return page.locator(".jp-OutputArea-output[data-mime-type*='error']").all_inner_texts()
 
 
 def text_of(page) -> str:
@@ -93,10 +82,10 @@ def test_clicking_a_token_shows_its_stages_and_arrow_keys_go_on(page):
     caption = page.locator(".lk-playground caption")
     page.locator(".lk-live [data-i='20']").click()
     wait_for(lambda: caption.inner_text().startswith("Token 21 of"), 3)
-    before = page.locator(".lk-playground .lk-bars tbody").inner_text()
+    before = page.locator(".lk-playground .lk-columns tbody").inner_text()
     page.keyboard.press("ArrowRight")
     wait_for(lambda: caption.inner_text().startswith("Token 22 of"), 3)
-    assert page.locator(".lk-playground .lk-bars tbody").inner_text() != before
+    assert page.locator(".lk-playground .lk-columns tbody").inner_text() != before
     page.locator(".lk-card:popover-open tr").nth(6).wait_for()  # the card comes to the keyboard as well
     page.keyboard.press("Home")
     wait_for(lambda: caption.inner_text().startswith("Token 1 of"), 3)
@@ -110,9 +99,9 @@ def test_every_control_explains_itself_to_the_keyboard(page):
 
 
 def test_moving_a_slider_changes_the_distribution_and_the_text(page):
-    bars, text = page.locator(".lk-playground .lk-bars").inner_text(), text_of(page)
+    bars, text = page.locator(".lk-playground .lk-columns").inner_text(), text_of(page)
     press_on_slider(page, "temperature", "ArrowRight", 1)
-    waited = wait_for(lambda: page.locator(".lk-playground .lk-bars").inner_text() != bars, 3)
+    waited = wait_for(lambda: page.locator(".lk-playground .lk-columns").inner_text() != bars, 3)
     print(f"slider to distribution, in the browser: {1000 * waited:.0f} ms")
     press_on_slider(page, "temperature", "ArrowRight", 24)
     wait_for(lambda: text_of(page) != text, 20)
@@ -156,11 +145,7 @@ def test_it_can_be_taken_away_as_code_and_the_dark_theme_is_readable(page, jupyt
     page.locator(".lk-code pre", has_text="labkit.generate(lm, 'JULIET:\\n'").wait_for()
     button(page, "Copy").click()
     button(page, "Copied").wait_for()
-    page.locator(".lm-MenuBar-itemLabel", has_text="Settings").click()
-    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Theme$")).hover()
-    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^JupyterLab Dark$")).click()
-    page.locator("body[data-jp-theme-light='false']").wait_for(state="attached")
-    page.wait_for_timeout(500)
+    jupyterlab.use_theme(page, "Dark")
     jupyterlab.screenshot(page, "playground-dark")
     striking = page.locator(".lk-live .k8, .lk-live .k9").first
     assert striking.evaluate("e => getComputedStyle(e).color") == "rgb(0, 0, 0)"  # on a bright ground

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pytest
 import tiny
@@ -15,7 +16,7 @@ from labkit.cache import KVCache
 from labkit.generation import Step, stream, visible_from
 from labkit.language_model import LanguageModel
 from labkit.models import FAMILIES, CausalLM
-from labkit.sampling import Sampler, StepContext
+from labkit.sampling import Draw, Sampler, StepContext
 
 TOLERANCE = 1e-4
 
@@ -98,13 +99,16 @@ def test_cached_logits_are_the_uncached_ones_in_any_chunking(family, variant, n,
 
 
 @dataclasses.dataclass(frozen=True)
-class Forced:
+class Forced(Draw):
     """A draw that takes given ids in turn."""
 
+    takes_anything: ClassVar[bool] = True
+    by_chance: ClassVar[bool] = False
     ids: tuple[int, ...]
+    seed: int = 0
 
-    def __call__(self, logits: Tensor, context: StepContext) -> Tensor:
-        return torch.tensor([self.ids[context.step]])
+    def pick(self, ids: Tensor, logits: Tensor, context: StepContext, vocab_size: int) -> int:
+        return self.ids[context.step]
 
 
 def run(lm: LanguageModel, prompt: list[int], forced: list[int] | None, **changes) -> list[Step]:

@@ -21,11 +21,23 @@ class Case(NamedTuple):
     function: Callable[..., Any]
 
 
-# A new widget is tested by adding it here.
-WIDGETS = {
+def microscope(lm, prompt, settings=None):
+    settings = settings or Settings()
+    step = next(labkit.stream(lm, prompt, settings))
+    trace = labkit.Sampler.from_settings(**settings.sampling()).trace(step.logits, lm.tokenizer.encode(prompt))
+    return widgets.SamplingMicroscope(trace, lm.tokenizer)
+
+
+# A new widget is tested by adding it here; to the first table too if it runs the model.
+RUNNING = {
     "GenerationPlayground": Case(widgets.GenerationPlayground, labkit.generate),
 }
-every_widget = pytest.mark.parametrize("case", WIDGETS.values(), ids=WIDGETS)
+EVERY = {
+    "GenerationPlayground": widgets.GenerationPlayground,
+    "SamplingMicroscope": microscope,
+}
+every_running_widget = pytest.mark.parametrize("case", RUNNING.values(), ids=RUNNING)
+every_widget = pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
 
 
 @pytest.fixture
@@ -33,7 +45,7 @@ def lm():
     return tiny_model(small_alphabet())
 
 
-@every_widget
+@every_running_widget
 @pytest.mark.parametrize(
     "changes",
     [
@@ -56,7 +68,7 @@ def test_set_settings_run_and_the_result_is_the_functions(case, lm, changes):
     assert result == widget.result and result.settings == settings
 
 
-@every_widget
+@every_running_widget
 def test_the_result_is_plain_data(case, lm):
     result = case.make(lm, PROMPT, Settings(max_new_tokens=5)).run()
     assert json.loads(json.dumps(result.to_dict()))["ids"] == result.ids
@@ -67,19 +79,21 @@ def test_the_result_is_plain_data(case, lm):
 
 
 @every_widget
-def test_reprs_are_the_same_every_time(case, lm):
+def test_reprs_are_the_same_every_time(make, lm):
     shown = []
     for _ in range(2):
-        widget = case.make(lm, PROMPT, Settings(max_new_tokens=5))
-        before, result = repr(widget), repr(widget.run())
-        shown.append((before, result, repr(widget), widget._repr_mimebundle_()["text/plain"]))
+        widget = make(lm, PROMPT, Settings(max_new_tokens=5))
+        before = repr(widget)
+        if hasattr(widget, "run"):
+            widget.run()
+        shown.append((before, repr(widget.result), repr(widget), widget._repr_mimebundle_()["text/plain"]))
     assert shown[0] == shown[1]
     assert not re.search(r"0x|\n", "".join(shown[0]))
 
 
 @every_widget
-def test_every_control_says_what_it_does_and_nothing_is_an_output_area(case, lm):
-    parts = all_parts(case.make(lm, PROMPT))
+def test_every_control_says_what_it_does_and_nothing_is_an_output_area(make, lm):
+    parts = all_parts(make(lm, PROMPT))
     controls = [
         part for part in parts if isinstance(part, ipw.ValueWidget | ipw.Button) and not isinstance(part, ipw.HTML)
     ]
@@ -89,7 +103,7 @@ def test_every_control_says_what_it_does_and_nothing_is_an_output_area(case, lm)
     assert not [part for part in parts if isinstance(part, ipw.Output)]
 
 
-@every_widget
+@every_running_widget
 def test_a_failure_is_one_message_inside_and_nothing_typed_is_lost(case, lm, capfd):
     widget = case.make(lm, "abc<x>", Settings(max_new_tokens=5))
     assert widget.run() is None and widget.result is None
@@ -100,7 +114,7 @@ def test_a_failure_is_one_message_inside_and_nothing_typed_is_lost(case, lm, cap
     assert capfd.readouterr() == ("", "")
 
 
-@every_widget
+@every_running_widget
 def test_a_model_that_breaks_while_it_runs_is_a_message_too(case, lm, monkeypatch, capfd):
     widget = case.make(lm, PROMPT, Settings(max_new_tokens=50))
     calls = []
@@ -120,7 +134,7 @@ def test_a_model_that_breaks_while_it_runs_is_a_message_too(case, lm, monkeypatc
     assert capfd.readouterr() == ("", "")
 
 
-@every_widget
+@every_running_widget
 def test_two_widgets_do_not_disturb_each_other(case, lm):
     settings = [Settings(seed=1, max_new_tokens=80), Settings(seed=2, temperature=1.5, max_new_tokens=60)]
     pair = [case.make(lm, PROMPT, each) for each in settings]
@@ -131,3 +145,18 @@ def test_two_widgets_do_not_disturb_each_other(case, lm):
         widget._background.wait()
         assert widget.result.ids == case.function(lm, PROMPT, each).ids
     assert [widget.strip.selected for widget in pair] == [7, 0]
+
+
+@every_widget
+def test_settings_that_are_assigned_are_the_settings(make, lm):
+    widget = make(lm, PROMPT)
+    for changes in ({"temperature": 1 / 3, "top_k": 5000, "min_p": 0.011}, {"greedy": True, "stop": ("a",)}):
+        widget.settings = settings = Settings(**changes, seed=7)
+        assert widget.settings == settings
+
+
+@every_widget
+def test_a_result_says_itself_as_json(make, lm):
+    widget = make(lm, PROMPT, Settings(max_new_tokens=5))
+    result = widget.run() if hasattr(widget, "run") else widget.result
+    assert json.loads(json.dumps(result.to_dict())) and all(isinstance(row, dict) for row in result.rows())

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,17 +11,20 @@ from torch import Tensor
 import labkit
 from labkit.generation import Step
 from labkit.language_model import LanguageModel
-from labkit.sampling import Sampler, StepContext
+from labkit.sampling import Draw, Sampler, StepContext
 
 
 @dataclass(frozen=True)
-class Forced:
+class Forced(Draw):
     """A draw that takes given ids in turn."""
 
+    takes_anything: ClassVar[bool] = True
+    by_chance: ClassVar[bool] = False
     ids: tuple[int, ...]
+    seed: int = 0
 
-    def __call__(self, logits: Tensor, context: StepContext) -> Tensor:
-        return torch.tensor([self.ids[context.step]])
+    def pick(self, ids: Tensor, logits: Tensor, context: StepContext, vocab_size: int) -> int:
+        return self.ids[context.step]
 
 
 def forced_steps(lm: LanguageModel, prompt: Sequence[int], ids: Iterable[int], **changes: Any) -> list[Step]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, ContextError
 from ..language_model import LanguageModel
-from .sites import Site, module_of, resolve, value_of
+from .site_names import Site, module_of, resolve, value_of
 
 MOST_BYTES = 2 << 30
 

@@ -1,0 +1,8 @@
+"""Traces: a recorded run that answers every question about its draws without the model, and its file."""
+
+from .answers import StepChange, WhatIfRun
+from .reading import load_trace
+from .recorder import record
+from .run import RecordedStep, Replay, Trace
+
+__all__ = ["RecordedStep", "Replay", "StepChange", "Trace", "WhatIfRun", "load_trace", "record"]

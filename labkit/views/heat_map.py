@@ -1,0 +1,58 @@
+"""A table of numbers as coloured cells: attention weights of one head, or how much each patch restores."""
+
+from collections.abc import Sequence
+
+from .base import BASE_CSS, View, escape, label, page, text_table, visible
+from .colours import LEVELS, THEME
+
+CSS = (
+    THEME
+    + BASE_CSS
+    + """
+.lk .lk-heat td{padding:0 2px;min-width:14px;height:16px;text-align:center;font-size:10px}
+.lk .lk-heat th{padding:0 3px;font:11px var(--jp-code-font-family,monospace);color:var(--faint)}
+.lk .lk-heat thead th{writing-mode:vertical-rl;text-align:right}
+.lk .lk-heat .lk-mark{color:var(--text);font-weight:700}
+"""
+)
+
+
+def heat_map(
+    values: Sequence[Sequence[float | None]],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    caption: str,
+    numbers: bool = False,
+    high: float = 1.0,
+    marked: Sequence[bool] = (),
+) -> View:
+    """Cells from the page's own colour (0 and below) to the strongest (``high`` and above); None is left empty.
+
+    Args:
+        rows, columns: what stands beside and above, such as tokens; of any origin.
+        numbers: write the numbers into the cells; else they are in what one reads on pointing at a cell.
+        marked: columns whose heading is bold.
+    """
+    head = "".join(
+        f"<th{' class=lk-mark' if i < len(marked) and marked[i] else ''}>{escape(visible(name))}</th>"
+        for i, name in enumerate(columns)
+    )
+    body, texts = "", [["", *map(visible, columns)]]
+    for name, row in zip(rows, values, strict=True):
+        cells = "".join(cell(v, name, column, numbers, high) for v, column in zip(row, columns, strict=True))
+        body += f"<tr><th>{escape(visible(name))}</th>{cells}</tr>"
+        texts.append([visible(name), *("" if v is None else f"{v:.2f}" for v in row)])
+    table = f"<table class=lk-heat><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
+    alt = f"{caption}: {len(rows)} by {len(columns)} numbers"
+    return View(
+        page(f"<p>{label(caption)}</p>{table}", alt, CSS), f"{visible(caption, spaces=False)}\n{text_table(texts)}", alt
+    )
+
+
+def cell(value: float | None, row: str, column: str, numbers: bool, high: float) -> str:
+    if value is None:
+        return "<td></td>"
+    level = min(LEVELS - 1, max(0, round((LEVELS - 1) * value / high)))
+    words = f"{escape(visible(row))} · {escape(visible(column))}: {value:.3f}"
+    return f'<td{f" class=k{level}" if level else ""} title="{words}">{f"{value:.2f}" if numbers else ""}</td>'

@@ -1,0 +1,268 @@
+"""SamplingMicroscope: one draw, stage by stage; turn the settings and see what the same draw would have given."""
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from .. import views
+from ..errors import LabkitError
+from ..sampling import SamplingTrace
+from ..sampling.questions import WhatIf, WhyNot, break_points, what_if, why_not
+from ..settings import Settings
+from ..tokenizers.base import Tokenizer
+from ..views.base import visible
+from ..views.breaks import band_page, kinds_of
+from ..views.tokens import CARD_HEAD, card_html, prompt_html, token_html
+from . import facts
+from .background import Debounced
+from .layout import show
+from .microscope_layout import MORE, WITH_STRIPS, MicroscopeLayout
+from .panels import error_html, error_message, status_html
+from .steps import Recorded, Steps, all_values, steps_of
+
+SETTLE_SECONDS = 0.1  # a slider at rest for so long has arrived: break points and the answer follow then
+
+
+@dataclass(frozen=True, repr=False)
+class MicroscopeResult:
+    """What the microscope shows, as plain data.
+
+    Attributes:
+        index: which step of the trace.
+        settings: what the controls say.
+        recorded, trace: the step under its own settings, and the same draw under these.
+        why_not: the answer about the token that was asked for, if one was.
+    """
+
+    index: int
+    settings: Settings
+    recorded: SamplingTrace
+    trace: SamplingTrace
+    why_not: WhyNot | None = None
+
+    def __repr__(self) -> str:
+        return f"MicroscopeResult(step {self.index}, {self.trace!r})"
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a stage."""
+        return self.trace.rows()
+
+    def to_dict(self) -> dict[str, Any]:
+        asked = None if self.why_not is None else self.why_not.to_dict()
+        return {
+            "index": self.index,
+            "settings": self.settings.to_dict(),
+            "recorded": self.recorded.to_dict(),
+            "trace": self.trace.to_dict(),
+            "why_not": asked,
+        }
+
+
+class SamplingMicroscope(MicroscopeLayout):
+    """Every stage of one draw as a column: what it kept, removed and reshaped, and how the draw came out.
+
+    The sliders ask what the same draw would have given under other settings, and the strips below them at which values
+    it gives another token. No model is run. What was recorded stays beside it.
+
+    Args:
+        source: a recorded run or the SamplingTraces of its steps (click one of its tokens), one SamplingTrace, or
+            logits (V,).
+        tokenizer: whose pieces the tokens are written as; ids without it.
+        settings: for bare logits; labkit's defaults if None.
+
+    Attributes:
+        error: what is wrong with the settings or with the token asked for, in one line; None if nothing is.
+    """
+
+    def __init__(
+        self,
+        source: Recorded,
+        tokenizer: Tokenizer | None = None,
+        settings: Settings | None = None,
+    ):
+        self._settle = Debounced(self._settled, SETTLE_SECONDS)
+        self.steps: Steps = steps_of(source, tokenizer, settings)
+        self.error: str | None = None
+        self._lock = threading.RLock()  # held by whoever paints: a slider and the settling do, each in its own thread
+        self._asked: int | None = None
+        self._index = 0
+        self._recorded = self._now = self.steps.trace(0)
+        self._history = [self.steps.settings]
+        super().__init__(self.steps.settings, len(self._now.logits), self.steps.count > 1, self.steps.fixed)
+        self.strip.reset(prompt_html(self.steps.prompt) + "".join(self._token_html(i) for i in range(self.steps.count)))
+        self.strip.settle()
+        self._connect()
+        self._moved()
+        self.wait()
+
+    def _connect(self) -> None:
+        self.controls.on_change = self._moved
+        self.strip.card = lambda index: card_html(self.steps.card(index), head=CARD_HEAD)
+        self.strip.observe(lambda change: self._select(change["new"]), "selected")
+        self.undo_button.on_click(lambda _: self._undo())
+        self.recorded_button.on_click(lambda _: self._set(self.steps.settings))
+        self.more_button.observe(lambda change: show(self.more, change["new"]), "value")
+        self.why_box.observe(lambda change: self._on_why(change["new"]), "value")
+        used = self.steps.settings.sampling()
+        self.more_button.value = any(name in used for name in MORE)
+        show(self.more, self.more_button.value)
+
+    def __repr__(self) -> str:
+        chosen = self.steps.pieces([self._now.chosen])[0]
+        return f"SamplingMicroscope(step {self._index + 1} of {self.steps.count}, chosen {chosen!r})"
+
+    # what code can do with it
+
+    @property
+    def settings(self) -> Settings:
+        """What the controls say; may be assigned."""
+        return self.controls.settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        self._set(settings)
+        self.wait()
+
+    @property
+    def result(self) -> MicroscopeResult | None:
+        """What is shown, as plain data; None where the settings make no sense."""
+        if self.error is not None:
+            return None
+        return MicroscopeResult(self._index, self.settings, self._recorded, self._now, self._answer())
+
+    def ask(self, token: int | str) -> WhyNot | None:
+        """Why was this token not chosen? What the box does; the answer is also in ``result``."""
+        self._asked = token if isinstance(token, int) else self.steps.id_of(token)
+        self.wait()
+        return self._answer()
+
+    def wait(self) -> None:
+        """Until everything that follows from the settings is on the screen."""
+        self._settle.cancel()
+        self._settled()
+
+    def close(self) -> None:
+        self._settle.cancel()
+        super().close()
+
+    # what the controls do
+
+    def _select(self, index: int) -> None:
+        with self._lock:
+            try:
+                self._recorded = self.steps.trace(index)
+            except LabkitError as error:  # a trace may not hold enough of this step
+                self.status.value = error_html(error_message(error))
+                return
+            self._index = index
+        self._moved()
+
+    def _set(self, settings: Settings) -> None:
+        self.controls.settings = settings
+        self._moved()
+
+    def _undo(self) -> None:
+        """To what was there before the last change that came to rest."""
+        with self._lock:
+            if self.error is None and self._history[-1] == self.settings and len(self._history) > 1:
+                self._history.pop()
+            self._set(self._history[-1])
+
+    def _on_why(self, text: str) -> None:
+        with self._lock:
+            try:
+                self._asked = self.steps.id_of(text) if text else None
+            except LabkitError as error:
+                self._asked = None
+                self.why.value = error_html(error_message(error))
+            else:
+                self._paint_why()
+
+    def _moved(self) -> None:
+        """Other settings or another step: what the draw gives now at once, the rest when the slider rests."""
+        with self._lock:
+            self.error = None
+            try:
+                answer = self._asked_what_if(self.settings)
+                self._now = answer.after
+                self._paint_columns(answer)
+            except LabkitError as error:
+                self.error = error_message(error)
+                self.undo_button.disabled = self.recorded_button.disabled = False  # the ways out
+            self.status.value = self._status()
+        self._settle()
+
+    def _asked_what_if(self, settings: Settings) -> WhatIf:
+        """The selected step under these settings: same logits, same draw unless the seed is another."""
+        before = all_values(self.steps.settings)
+        changes = {name: value for name, value in all_values(settings).items() if value != before[name]}
+        if not changes or self.steps.fixed:
+            return WhatIf(self._recorded, self._recorded, ())
+        return what_if(self._recorded, **changes)
+
+    def _answer(self) -> WhyNot | None:
+        """Why the token that was asked for was not chosen."""
+        if self._asked is None:
+            return None
+        return why_not(self._now, self._asked, lambda i: facts.named(self.steps, i))
+
+    def _settled(self) -> None:
+        """The controls rest: remember them, and show what takes longer to find out."""
+        with self._lock:
+            if self.error is not None:
+                return
+            now, settings = self._now, self.settings
+            if self._history[-1] != settings:
+                self._history.append(settings)
+            as_recorded = settings == self.steps.settings
+            self.recorded_button.disabled, self.undo_button.disabled = as_recorded, len(self._history) == 1
+        drawn, note = self._strips_html(now)  # not under the lock: a slider that moves on must not wait for it
+        with self._lock:
+            if now is self._now:
+                for name, html in self.strips.items():
+                    html.value = drawn.get(name, "")
+                self.status.value = self._status() if not note else status_html(note)
+                self._paint_why()
+
+    # painting: what is shown follows from the step, the controls and the token asked for
+
+    def _token_html(self, index: int) -> str:
+        return token_html(self.steps.row(index), index=index)
+
+    def _paint_columns(self, answer: WhatIf) -> None:
+        recorded, now = answer.before, answer.after
+        data = facts.stage_columns(now, self.steps, always=[recorded.chosen])
+        caption = f"Token {self._index + 1} of {self.steps.count}" if self.steps.count > 1 else ""
+        other = recorded.chosen if recorded.chosen != now.chosen else None
+        self.columns.value = views.stage_columns(**data, in_text=other, caption=caption).html
+        show(self.compared, now is not recorded)
+        if now is not recorded:
+            self.compared.value = views.what_if(**facts.what_if(answer, self.steps)).html
+        self.why_box.options = [visible(candidate["piece"]) for candidate in data["candidates"]]
+
+    def _strips_html(self, now: SamplingTrace) -> tuple[dict[str, str], str]:
+        """The strip of each parameter, or why none can be drawn."""
+        if self.steps.fixed:
+            return {}, ""
+        sliders = {name: self.controls.sliders[name] for name in WITH_STRIPS}
+        ranges = {name: (slider.min, slider.max) for name, slider in sliders.items()}
+        try:
+            facts.noise(now)  # without it nearly every value is a break point, and none means anything
+            data = facts.break_strips(break_points(now), now.chosen, self.steps, ranges)
+        except LabkitError as error:
+            return {}, error_message(error)
+        kinds = kinds_of(**data)
+        return {strip["parameter"]: band_page(strip, kinds) for strip in data["strips"]}, ""
+
+    def _paint_why(self) -> None:
+        try:
+            answer = None if self.error is not None else self._answer()
+        except LabkitError as error:
+            self.why.value = error_html(error_message(error))
+        else:
+            self.why.value = "" if answer is None else views.why_not(**facts.why_not(answer, self.steps)).html
+
+    def _status(self) -> str:
+        if self.error is not None:
+            return error_html(self.error)
+        return status_html(self.steps.note) if self.steps.note else ""
