@@ -15,8 +15,8 @@ from pathlib import Path
 
 DESTINATION = Path(__file__).parent.parent / "tests" / "reference"
 
-# System -> folders and files of it that are copied; the rest only the whole set has (cases with GPT-2's 50,257 rows, for
-# one).
+# System -> folders and files of it that are copied; the rest only the whole set has (cases with GPT-2's 50,257 rows,
+# for one).
 SELECTION: dict[str, tuple[str, ...]] = {
     "gpt2seed": (
         "small_bias",
