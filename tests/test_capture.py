@@ -196,11 +196,33 @@ def test_an_edit_that_cannot_be_is_refused_in_one_line(edits, words):
     assert "\n" not in str(refused.value)
 
 
-def test_a_capture_that_would_not_fit_is_refused_with_the_number():
-    lm = tiny.tiny("gpt2", "tied")
-    with pytest.raises(ContextError, match="more than 0 MiB .*fewer sites"), capture(lm, "blocks.*", max_bytes=2000):
-        lm.logits(tiny.random_ids(20))
-    assert hooks(lm.model) == 0
+def test_a_capture_that_would_not_fit_is_refused_with_the_number_after_the_first_layer():
+    lm, ids = tiny.tiny("swa_mla", "configured"), tiny.random_ids(20)
+    reached = []
+    counting = lm.model.blocks[1].register_forward_hook(lambda *_: reached.append(1))
+    whole = sum(site.nbytes(20) for site in sites(lm) if site.layer is not None)
+    reached.clear()
+    words = r"would take about 0 MiB, and may take 0; capture fewer sites"
+    with pytest.raises(ContextError, match=words), capture(lm, "blocks.*", max_bytes=whole // 2):
+        lm.logits(ids)
+    with capture(lm, "blocks.*", max_bytes=2 * whole):
+        lm.logits(ids)
+    counting.remove()
+    assert reached == [1] and hooks(lm.model) == 0  # the first was refused before block 1
+
+
+def test_what_is_padded_on_the_left_is_as_if_it_ran_alone():
+    for family, variant in tiny.CASES:
+        lm, ids = tiny.tiny(family, variant), tiny.random_ids(6)
+        positions = torch.tensor([[-1, -1, *range(6)], list(range(8))])
+        with capture(lm, "blocks.*") as together, torch.inference_mode():
+            lm.model.hidden(torch.tensor([[0, 0, *ids], tiny.random_ids(8, seed=2)]), None, positions)
+        with capture(lm, "blocks.*") as alone:
+            lm.logits(ids)
+        for name in alone:
+            padded = together[name][:1]
+            padded = padded[..., 2:, :6] if name.endswith("pattern") else padded[..., 2:, :]
+            assert torch.allclose(padded, alone[name], rtol=1e-4, atol=1e-4), (family, variant, name)
 
 
 def test_a_wrapped_function_has_no_inside():

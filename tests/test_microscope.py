@@ -3,7 +3,6 @@
 import math
 import re
 import time
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -242,19 +241,22 @@ def test_bare_logits_and_a_tokenizer_are_enough():
         widgets.SamplingMicroscope(LOGITS[None])
 
 
-def recorded_run(settings=SETTINGS, n=12):
-    lm = tiny_model(TOKENIZER)
-    run = labkit.stream(lm, "abc", settings, max_new_tokens=n)
-    steps, sampler = list(run), Sampler.from_settings(**settings.sampling())
-    return [sampler.trace(step.logits, run.prompt_ids, run.ids[:i], step=i) for i, step in enumerate(steps)]
+def recorded_run(**limits):
+    return labkit.record(tiny_model(TOKENIZER), "abc", SETTINGS, max_new_tokens=12, **limits)
 
 
-@pytest.mark.parametrize("as_run", [False, True])
-def test_the_tokens_of_a_run_can_be_chosen_and_each_is_its_own_step(as_run):
-    traces = recorded_run()
-    assert len({trace.chosen for trace in traces}) > 1
-    run = SimpleNamespace(ids=[trace.chosen for trace in traces], step=traces.__getitem__) if as_run else traces
-    microscope = widgets.SamplingMicroscope(run, TOKENIZER)
+@pytest.mark.parametrize("how", ["trace", "steps", "file"])
+def test_the_tokens_of_a_run_can_be_chosen_and_each_is_its_own_step(how, tmp_path):
+    run = recorded_run()
+    traces = [run.step(i) for i in range(12)]
+    assert len(set(run.ids)) > 1
+    if how == "file":  # opened without the model, and without its tokenizer
+        run.save(tmp_path / "run.trace")
+        microscope = widgets.SamplingMicroscope(labkit.load_trace(tmp_path / "run.trace"))
+    else:
+        microscope = widgets.SamplingMicroscope(
+            run if how == "trace" else traces, TOKENIZER if how == "steps" else None
+        )
     assert microscope.strip.html.count("data-i=") == 12 and microscope.strip.html.count("lk-p") == 3
     for index in (0, 5, 11):
         microscope.strip.set_state({"selected": index})
@@ -267,6 +269,17 @@ def test_the_tokens_of_a_run_can_be_chosen_and_each_is_its_own_step(as_run):
         assert microscope.result.recorded.chosen == traces[index].chosen
         press(microscope.recorded_button)
     assert microscope.strip.card(3).count("<tr") > 5
+
+
+def test_a_step_that_was_not_kept_in_full_is_a_line_and_the_one_before_stays():
+    run = recorded_run(max_bytes=5 * 12 * 4, top_m=3)
+    microscope = widgets.SamplingMicroscope(run)
+    shown = microscope.columns.value
+    microscope.strip.set_state({"selected": 9})
+    assert "needs the full record" in microscope.status.value and microscope.columns.value == shown
+    assert "<table>" in microscope.strip.card(9) and microscope.result.index == 0  # a card without alternatives
+    microscope.strip.set_state({"selected": 3})
+    assert microscope.status.value == "" and "Token 4 of 12" in microscope.columns.value
 
 
 def test_a_run_without_tokens_is_refused():

@@ -63,11 +63,27 @@ def test_more_places_than_fit_one_batch_are_the_same_places(monkeypatch):
     assert torch.allclose(at_once.restored, patch(lm, CLEAN, CORRUPT, target=5, progress=False).restored, atol=1e-5)
 
 
+def test_every_patch_says_whether_the_recorded_draw_takes_another_token():
+    lm, settings = tiny.tiny("gpt2", "tied"), labkit.Settings(temperature=1.5, top_k=0, top_p=1, seed=4)
+    result = patch(lm, CLEAN, CORRUPT, target=5, settings=settings, progress=False)
+    sampler = labkit.Sampler.from_settings(**settings.sampling())
+    plain = sampler.trace(lm.logits(CORRUPT)[-1]).chosen
+    with capture(lm, "blocks.1.resid_pre") as acts:
+        lm.logits(CLEAN)
+    for place in range(8):
+        value = acts["blocks.1.resid_pre"][:, [place]]
+        with edit(lm, {At("blocks.1.resid_pre", positions=(place,)): lambda x, value=value: value}):
+            drawn = sampler.trace(lm.logits(CORRUPT)[-1]).chosen
+        assert int(result.effects[1].drawn_before[place]) == plain and int(result.effects[1].drawn[place]) == drawn
+
+
 def test_the_carry_of_an_addition_is_found():
     lm = labkit.load("arithmetic")
     result = patch(lm, "128+256=3", "121+256=3", target="8", versus="7", progress=False)
     # It stands with the digit that makes it, until the last block reads it at the end.
-    assert result.largest(1)[0] == {"layer": 0, "position": 3, "of": "8", "restored": 1.0}
+    best = result.largest(1)[0]
+    assert (best["layer"], best["position"], best["of"], best["restored"]) == (0, 3, "8", 1.0)
+    assert best["rank"] == 0 and best["drawn_changed"] and best["delta_logit"] > 10 and best["kl"] > 1
     assert result.restored[3, -1] > 0.9 and result.restored[2, -1] < 0.1
     assert result.rows()[0]["3 ‹8›"] == 1.0
     assert repr(result).startswith("PatchResult(resid_pre, 4 layers × 10 positions")

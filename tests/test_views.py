@@ -170,7 +170,13 @@ def test_the_columns_text_has_every_number():
     lines = columns().text.splitlines()
     assert lines[:2] == ["after x", "b won."]
     assert cells(lines[2]) == ["token", "model", "temperature 0.8", "top-k 2", "top-p 0.9", "ln p + noise = score"]
-    assert cells(lines[4]) == ["in %, ○ in text", "reshaped KL 0.25", "lost 12.5 % 998 tokens", "no effect", "Gumbel(seed=1)"]
+    assert cells(lines[4]) == [
+        "in %, ○ in text",
+        "reshaped KL 0.25",
+        "lost 12.5 % 998 tokens",
+        "no effect",
+        "Gumbel(seed=1)",
+    ]
     assert cells(lines[5]) == ["○ a", "50.0", "60.0", "70.0", "70.0", "−0.36 −0.50 = −0.86"]
     assert cells(lines[6]) == ["▶ b", "25.0", "20.0", "30.0", "30.0", "−1.20 +1.50 = +0.30"]
     assert cells(lines[7]) == ["c", "12.5", "10.0", "removed", "·", "1.5 < 2, logit b"]

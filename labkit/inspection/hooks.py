@@ -90,12 +90,20 @@ class Activations(Mapping[str, Tensor]):
         if site.kind.argument in ("k", "v"):
             values = new_keys(values, where)
         self._bytes += values.nbytes
-        if self._bytes > self.max_bytes:
+        self._refuse_what_would_not_fit(site)
+        rows.append(Rows(where.positions, where.k_positions.clone(), values.detach().clone()))
+
+    def _refuse_what_would_not_fit(self, site: Site) -> None:
+        """Layers are alike: after the first of them it is known what all will take."""
+        layers = {captured.layer for captured in self.sites.values() if captured.layer is not None}
+        first = min(layers, default=None)
+        is_last = site == [captured for captured in self.sites.values() if captured.layer == first][-1]
+        needed = self._bytes * len(layers) if is_last else self._bytes
+        if needed > self.max_bytes:
             raise ContextError(
-                f"the capture takes more than {self.max_bytes / 2**20:,.0f} MiB (at {site.name}); "
+                f"the capture would take about {needed / 2**20:,.0f} MiB, and may take {self.max_bytes / 2**20:,.0f}; "
                 "capture fewer sites or fewer tokens, or pass max_bytes="
             )
-        rows.append(Rows(where.positions, where.k_positions.clone(), values.detach().clone()))
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.sites:

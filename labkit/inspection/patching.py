@@ -11,8 +11,11 @@ from tqdm.auto import tqdm
 from ..errors import ConfigError, ContextError
 from ..generation import encode_prompt
 from ..language_model import LanguageModel
+from ..sampling import Sampler, StepContext
+from ..settings import Settings
+from .effects import Effect, effect
 from .hooks import capture, edit
-from .reading import pieces, token_id
+from .reading import pieces, rounded, token_id
 from .site_names import KINDS
 
 MOST_ROWS = 64  # of one forward
@@ -30,6 +33,7 @@ class PatchResult:
         restored: float32 (n_layer, columns).
         clean, corrupt: the logit difference of the two runs as they are.
         differs: for tokens, which columns differ between the two prompts.
+        effects: per layer, what each column's patch does to the corrupt run's next token, the drawn one included.
     """
 
     site: str
@@ -39,6 +43,7 @@ class PatchResult:
     clean: float
     corrupt: float
     differs: tuple[bool, ...]
+    effects: tuple[Effect, ...]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a layer, a column for each token ("0 ‹1›", "1 ‹2›", …) or head."""
@@ -49,19 +54,26 @@ class PatchResult:
         ]
 
     def largest(self, n: int = 5) -> list[dict[str, Any]]:
-        """The places that bring most back."""
+        """The places that bring most back, with what the patch does to the next token of the corrupt run."""
         flat = self.restored.flatten()
         best = flat.abs().argsort(descending=True, stable=True)[:n].tolist()
         width = len(self.columns)
-        return [
-            {
-                "layer": i // width,
-                self.by: i % width,
-                "of": self.columns[i % width],
-                "restored": round(float(flat[i]), 3),
-            }
-            for i in best
-        ]
+        out = []
+        for i in best:
+            effect, column = self.effects[i // width], i % width
+            out.append(
+                {
+                    "layer": i // width,
+                    self.by: column,
+                    "of": self.columns[column],
+                    "restored": rounded(flat[i], 3),
+                    "delta_logit": rounded(effect.delta_logit[column], 3),
+                    "kl": rounded(effect.kl[column], 3),
+                    "rank": int(effect.rank[column]),
+                    "drawn_changed": bool(effect.drawn[column] != effect.drawn_before[column]),
+                }
+            )
+        return out
 
     def to_dict(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in ("site", "by", "columns", "clean", "corrupt", "differs")}
@@ -84,6 +96,7 @@ def patch(
     *,
     site: str = "resid_pre",
     by: By = "position",
+    settings: Settings | None = None,
     progress: bool = True,
 ) -> PatchResult:
     """Patch a clean run into a corrupt one, layer by layer and token by token (Meng et al. 2022; Wang et al. 2022).
@@ -96,6 +109,7 @@ def patch(
         target, versus: one token each, as text or id; versus None: the target's logit alone.
         site: resid_pre, resid_mid, resid_post, attn_out, mlp_out, neurons, z, q, k or v.
         by: "position": one token at a time; "head": one head of q, k, v or z at a time, over all tokens.
+        settings: of the recorded draw of the next token; labkit's defaults if None.
 
     Raises:
         ConfigError: no such site, a site without heads, or prompts that have the same answer.
@@ -115,19 +129,22 @@ def patch(
     names = [f"blocks.{i}.{site}" for i in range(len(lm.model.blocks))]
     with capture(lm, names) as acts:
         m_clean = float(difference(lm.logits(good)[-1:], wanted))
-    m_corrupt = float(difference(lm.logits(bad)[-1:], wanted))
+    before = lm.logits(bad)[-1:]  # (1, V)
+    m_corrupt = float(difference(before, wanted))
     if abs(m_clean - m_corrupt) < 1e-6:
         raise ConfigError(f"both prompts give {m_clean:.4f} for this token, so there is nothing to bring back")
     axis = 1 if by == "head" else len(dims) - 2
-    restored = []
+    sampler = Sampler.from_settings(**(settings or Settings()).sampling())
+    effects = []
     for name in tqdm(names, desc=f"patching {site}", unit="layer", disable=not progress, leave=False):
         kept = acts[name].to(lm.device, lm.model.lm_head.weight.dtype)  # (1, …)
         n = kept.shape[axis]
-        moved = [
-            measured(lm, bad, name, kept, axis, range(a, min(a + MOST_ROWS, n)), wanted) for a in range(0, n, MOST_ROWS)
-        ]
-        restored.append((torch.cat(moved) - m_corrupt) / (m_clean - m_corrupt))
-    table = torch.stack(restored)  # (n_layer, columns)
+        parts = [range(a, min(a + MOST_ROWS, n)) for a in range(0, n, MOST_ROWS)]
+        after = torch.cat([patched(lm, bad, name, kept, axis, places) for places in parts])  # (n, V)
+        context = StepContext([bad] * n, [()] * n, stream=[0] * n)
+        targets = {key: [token] * n for key, token in zip(("target", "versus"), wanted, strict=False)}
+        effects.append(effect(before.expand(n, -1), after, **targets, sampler=sampler, context=context))
+    table = torch.stack([found.delta_logit for found in effects]) / (m_clean - m_corrupt)  # (n_layer, columns)
     by_token = by == "position"
     return PatchResult(
         site=site,
@@ -137,14 +154,13 @@ def patch(
         clean=m_clean,
         corrupt=m_corrupt,
         differs=tuple(a != b for a, b in zip(good, bad, strict=True)) if by_token else (False,) * table.shape[1],
+        effects=tuple(effects),
     )
 
 
 @torch.inference_mode()
-def measured(
-    lm: LanguageModel, ids: list[int], name: str, kept: Tensor, axis: int, places: range, wanted: list[int]
-) -> Tensor:
-    """The logit difference when one place is replaced, for several places at once: a row of the batch each (n,)."""
+def patched(lm: LanguageModel, ids: list[int], name: str, kept: Tensor, axis: int, places: range) -> Tensor:
+    """Logits of the next token when one place is replaced, for several places at once, a row each: (n, V)"""
 
     def replace(value: Tensor) -> Tensor:
         out = value.clone()
@@ -154,10 +170,9 @@ def measured(
 
     batch = torch.tensor([ids] * len(places), device=lm.device)  # (n, T)
     with edit(lm, {name: replace}):
-        return difference(lm.model(batch)[:, -1].float().cpu(), wanted)
+        return lm.model(batch)[:, -1].float().cpu()
 
 
 def difference(logits: Tensor, wanted: list[int]) -> Tensor:
     """Logits (n, V) -> that of the first token less that of the second, if there is one (n,)."""
     return logits[:, wanted[0]] - (logits[:, wanted[1]] if len(wanted) > 1 else 0)
-

@@ -65,9 +65,8 @@ class SamplingMicroscope(MicroscopeLayout):
     it gives another token. No model is run. What was recorded stays beside it.
 
     Args:
-        source: a recorded run or the SamplingTraces of its steps (click one of its tokens), one SamplingTrace, or
-            logits (V,).
-        tokenizer: whose pieces the tokens are written as; ids without it.
+        source: a Trace or the SamplingTraces of a run (click one of its tokens), one SamplingTrace, or logits (V,).
+        tokenizer: whose pieces the tokens are written as; a Trace has its own; ids without it.
         settings: for bare logits; labkit's defaults if None.
 
     Attributes:

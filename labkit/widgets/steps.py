@@ -4,32 +4,29 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import Tensor
 
-from ..errors import SamplingError
+from ..errors import LabkitError, SamplingError
 from ..sampling import Sampler, SamplingTrace
 from ..settings import LABKIT_RULES, Settings
-from ..tokenizers.base import Tokenizer
+from ..trace import Trace
 from ..views.base import visible
-from .facts import alternatives, pieces
+from .facts import HasPieces, alternatives, pieces
 
 HOW_TO_NAME = "write it as it is shown, or its id as <17>"
 NEAR = 5  # how many tokens are suggested for one that does not exist
 
 
-@runtime_checkable
-class RecordedRun(Protocol):
-    """What labkit.record returns, as far as a microscope needs it.
+@dataclass(frozen=True)
+class Vocabulary:
+    """What each id stands for, as a trace knows it without its model."""
 
-    Attributes:
-        ids: of the new tokens.
-    """
+    names: Sequence[str]
 
-    @property
-    def ids(self) -> Sequence[int]: ...
-    def step(self, index: int) -> SamplingTrace: ...
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self.names[i] for i in ids]
 
 
 @dataclass
@@ -40,38 +37,46 @@ class Steps:
         count: how many.
         trace: the stage record of one.
         settings: what they were recorded with, as the controls show them.
+        source: whose pieces the tokens are written as.
         fixed: the stages were put together by hand, so there are no settings to turn.
         prompt: pieces of the prompt.
+        rows: one a step, for views.token_strip, if they are at hand; else they come from the stage records.
     """
 
     count: int
     trace: Callable[[int], SamplingTrace]
     settings: Settings
-    tokenizer: Tokenizer | None
+    source: HasPieces | None
     fixed: bool = False
     prompt: Sequence[str] = ()
+    rows: Sequence[dict[str, Any]] | None = None
 
     @property
     def note(self) -> str:
         return "This sampler was put together from stages, so there are no settings to turn." if self.fixed else ""
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        return pieces(self.tokenizer, ids)
+        return pieces(self.source, ids)
 
     def row(self, index: int) -> dict[str, Any]:
         """One token for views.token_strip."""
+        if self.rows is not None:
+            return self.rows[index]
         trace = self.trace(index)
-        model = trace.stages[0]
         return {
             "piece": self.pieces([trace.chosen])[0],
-            "probability": float(model.probabilities[trace.chosen]),
+            "probability": float(trace.stages[0].probabilities[trace.chosen]),
             "rank": int((trace.logits > trace.logits[trace.chosen]).sum()),
             "entropy": trace.stages[-1].entropy,
         }
 
     def card(self, index: int) -> dict[str, Any]:
-        """The same with what else the token could have been."""
-        return self.row(index) | {"alternatives": alternatives(self, self.trace(index))}
+        """The same with what else the token could have been, where that is known."""
+        try:
+            others = alternatives(self, self.trace(index))
+        except LabkitError:  # of this step, a trace kept only some logits
+            others = []
+        return self.row(index) | {"alternatives": others}
 
     @cached_property
     def _by_name(self) -> dict[str, int]:
@@ -97,31 +102,30 @@ class Steps:
         raise SamplingError(f"no token is {visible(text)!r}; {hint if near else HOW_TO_NAME}")
 
 
-Recorded = RecordedRun | Sequence[SamplingTrace] | SamplingTrace | Tensor
+Recorded = Trace | Sequence[SamplingTrace] | SamplingTrace | Tensor
 
 
-def steps_of(source: Recorded, tokenizer: Tokenizer | None, settings: Settings | None) -> Steps:
+def steps_of(recorded: Recorded, tokenizer: HasPieces | None, settings: Settings | None) -> Steps:
     """One form for everything that the microscope accepts.
 
     Raises:
         SamplingError: there is no step to look at, or the logits are not those of one step.
     """
-    if isinstance(source, Tensor):
-        if source.ndim != 1:
-            raise SamplingError(f"logits of one step have the shape (V,), not {tuple(source.shape)}")
-        source = Sampler.from_settings(**(settings or Settings()).sampling()).trace(source)
-    if isinstance(source, SamplingTrace):
-        source = [source]
-    step: Callable[[int], SamplingTrace]
-    if isinstance(source, RecordedRun):
-        count, step = len(source.ids), source.step
-    else:
-        count, step = len(source), list(source).__getitem__
-    if not count:
+    if isinstance(recorded, Tensor):
+        if recorded.ndim != 1:
+            raise SamplingError(f"logits of one step have the shape (V,), not {tuple(recorded.shape)}")
+        recorded = Sampler.from_settings(**(settings or Settings()).sampling()).trace(recorded)
+    if isinstance(recorded, SamplingTrace):
+        recorded = [recorded]
+    if not len(recorded):
         raise SamplingError("no token was written, so there is no step to look at; generate at least one")
+    source, rows, step = tokenizer, None, recorded.step if isinstance(recorded, Trace) else recorded.__getitem__
+    if isinstance(recorded, Trace):
+        source = tokenizer or (Vocabulary(recorded.vocabulary) if recorded.vocabulary else None)
+        rows = [row | {"probability": row["p_model"]} for row in recorded.rows()]
     first = step(0)
-    prompt = pieces(tokenizer, first.context.prompt_ids[0])
-    return Steps(count, step, settings_of(first.sampler), tokenizer, by_hand(first.sampler), prompt)
+    prompt = pieces(source, first.context.prompt_ids[0])
+    return Steps(len(recorded), step, settings_of(first.sampler), source, by_hand(first.sampler), prompt, rows)
 
 
 def by_hand(sampler: Sampler) -> bool:

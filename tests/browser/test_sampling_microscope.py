@@ -13,10 +13,8 @@ import labkit
 from labkit.widgets import SamplingMicroscope
 lm = labkit.load("shakespeare-char")
 settings = labkit.Settings(temperature=2.0, min_p=0.05, top_k=0, top_p=1.0, seed=6, max_new_tokens=40)
-steps = list(stream := labkit.stream(lm, "ROMEO:\\nI am", settings))
-sampler = labkit.Sampler.from_settings(**settings.sampling())
-traces = [sampler.trace(step.logits, stream.prompt_ids, stream.ids[:i], step=i) for i, step in enumerate(steps)]
-SamplingMicroscope(traces, lm.tokenizer)
+run = labkit.record(lm, "ROMEO:\\nI am", settings)
+SamplingMicroscope(run)
 """
 
 

@@ -4,10 +4,11 @@ Each function is named after its view: ``views.stage_columns(**facts.stage_colum
 """
 
 from .answers import break_strips, what_if, why_not
-from .base import Source, alternatives, named, pieces
+from .base import HasPieces, Source, alternatives, named, pieces
 from .stages import Scores, noise, stage_columns
 
 __all__ = [
+    "HasPieces",
     "Scores",
     "Source",
     "alternatives",
