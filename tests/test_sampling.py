@@ -37,6 +37,7 @@ from labkit.sampling import (
     Xtc,
 )
 from labkit.sampling.noise import MASK_64, gumbel_noise, splitmix
+from labkit.sampling.stages import largest
 
 NAMED = {
     "repetition_penalty": (1.3, RepetitionPenalty(1.3)),
@@ -311,3 +312,17 @@ def test_noise_and_picks_are_the_same_on_the_gpu():
         logits = logits_of(500, seed=i)
         sampler = Sampler.from_settings(temperature=1.2, top_p=0.95, seed=i)
         assert sampler(logits[None].cuda(), at(i)).tolist() == sampler(logits[None], at(i)).tolist()
+
+
+@pytest.mark.parametrize("kind", ["distinct", "tied", "mostly removed"])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (50, 50), (9_000, 5), (50_257, 41), (50_257, 256), (60_001, 1)])
+def test_the_largest_of_a_long_row_are_found_by_chunks(n, k, kind):
+    row = torch.randn(n, generator=torch.Generator().manual_seed(n + k))
+    row = row.round(decimals=1) if kind == "tied" else row
+    if kind == "mostly removed":
+        row[torch.rand(n, generator=torch.Generator().manual_seed(1)) < 0.999] = -torch.inf
+        row[0] = 0.0
+    values, ids = largest(row, k)
+    assert torch.equal(values, row.topk(k).values) and torch.equal(row[ids], values) and len(set(ids.tolist())) == k
+    kept = TopK(k).kept_ids(row, at(0))
+    assert torch.equal(kept, TopK(k).keeps(row[None], at(0))[0].nonzero().squeeze(-1))

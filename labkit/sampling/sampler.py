@@ -1,6 +1,7 @@
 """Sampler: an ordered list of stages and one draw; and the record of what each stage did."""
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -146,6 +147,9 @@ class Sampler:
         self.stages = tuple(stages)
         self.draw: Draw = draw or Gumbel(0)
         self.named = dict(named or {})
+        # From which stage on only what is left is handed on: behind the last that needs the whole row.
+        whole = [i for i, stage in enumerate(self.stages) if stage.by_id or self.draw.takes_anything]
+        self._narrows_from = whole[-1] + 1 if whole else 0
 
     def __repr__(self) -> str:
         return f"Sampler({', '.join(map(repr, self.stages))}; {self.draw!r})"
@@ -199,6 +203,7 @@ class Sampler:
         """logits (B, V) -> ids (B,)"""
         return torch.tensor([chosen.id for chosen in self.choose(logits, context)], device=logits.device)
 
+    @torch.inference_mode()
     def choose(self, logits: Tensor, context: StepContext) -> list[Chosen]:
         """Stages and draw for logits (B, V): the same tokens as from ``apply``, without moving what is removed."""
         out = []
@@ -218,7 +223,7 @@ class Sampler:
         """What the draw gets: finite logits only, unless it takes anything."""
         if self.draw.takes_anything:
             return left
-        there = left.logits > float("-inf")
+        there = self._checked(left.logits) > float("-inf")
         return left if bool(there.all()) else Left(left.ids[there], left.logits[there])
 
     def walk(self, row: Tensor, context: StepContext) -> Iterator[tuple[str, Left]]:
@@ -227,13 +232,13 @@ class Sampler:
         left = Left(places(len(row), row.device), self._checked(row))
         yield "model", left
         for i, stage in enumerate(self.stages):
-            apart = self.draw.takes_anything or any(later.by_id for later in self.stages[i:])
-            if isinstance(stage, Filter) and not apart:
+            if isinstance(stage, Filter) and i >= self._narrows_from:
                 kept = stage.kept_ids(left.logits, context)
                 left = left if len(kept) == len(left.ids) else Left(left.ids[kept], left.logits[kept])
             else:
                 left = Left(left.ids, stage(left.logits[None], context)[0])  # (n,)
-            self._checked(left.logits)
+            if isinstance(stage, Filter):
+                self._checked(left.logits)
             yield stage.name, left
 
     def probabilities(
@@ -280,8 +285,12 @@ def places(n: int, device: torch.device) -> Tensor:
 
 def drawable(logits: Tensor) -> Tensor:
     """The logits (…, V) as they are, if every row has something to draw from."""
-    # amax hands NaN on, and takes a sixth of the time of max, which also looks for the place.
-    if not logits.numel() or not torch.isfinite(logits.amax(dim=-1)).all():
+    # Of one row a Python float is quickest; amax and max hand NaN on.
+    if logits.ndim == 1:
+        fine = len(logits) > 0 and math.isfinite(float(logits.max()))
+    else:
+        fine = logits.numel() > 0 and bool(torch.isfinite(logits.amax(dim=-1)).all())
+    if not fine:
         raise SamplingError(
             "the logits hold NaN or infinity, or no token is left to draw from; "
             "check the weights (labkit inspect) and the settings"
