@@ -146,7 +146,7 @@ def test_at_temperature_0_the_strip_shows_what_higher_temperatures_would_draw():
 
 @pytest.mark.parametrize(
     ("named", "dialect", "word"),
-    [({"typical_p": 0.5}, "labkit", "typical_p"), ({"top_k": 9}, "llama.cpp", "llama.cpp"),
+    [({"typical_p": 0.5}, "labkit", "typical_p"),
      ({"mirostat_tau": 3.0}, "labkit", "mirostat_tau"), ({"xtc_probability": 1.0}, "labkit", "xtc_probability")],
 )  # fmt: skip
 def test_where_no_order_of_tokens_can_be_relied_on_many_values_are_tried_and_the_answer_says_so(named, dialect, word):
@@ -156,6 +156,11 @@ def test_where_no_order_of_tokens_can_be_relied_on_many_values_are_tried_and_the
     for segment in strip.segments:
         for value in (segment.start, segment.end):
             assert chosen(trace.sampler.replace(temperature=value), trace.logits) == segment.id
+
+
+def test_a_draw_without_noise_of_each_tokens_own_has_no_break_points():
+    with pytest.raises(SamplingError, match=r"llama.cpp's draw has no noise of each token's own"):
+        break_points(trace_of({"top_k": 9}, dialect="llama.cpp"))
 
 
 def test_other_strips_of_a_stage_without_order_can_still_be_exact():
@@ -258,16 +263,16 @@ def test_a_removed_token_names_its_stage_the_line_and_the_ways_in():
         "temperature": None, "top_k": 4, "top_p": None, "min_p": None
     }  # fmt: skip
     assert str(answer).startswith(
-        "#3 (3.17 % from the model, rank 4) was removed by top_k: logit 2, must be at least 4;"
+        "#3 (3.17 % from the model, rank 3) was removed by top-k: logit 2, must be at least 4;"
     )
-    assert "top_k ≥ 4" in str(answer)
+    assert "top-k ≥ 4" in str(answer)
 
 
 def test_bounds_are_written_rounded_to_the_side_on_which_they_hold():
     trace = Sampler.from_settings(top_p=0.5, seed=1).trace(torch.tensor([2.0, 1.0, 0.5, 0.1]))
     way = {way.parameter: way for way in why_not(trace, 3).ways}["top_p"]
     written = float(str(way).split()[-1])
-    assert str(way).startswith("top_p ≥ ") and way.value <= written <= way.value + 2e-4
+    assert str(way).startswith("top-p ≥ ") and way.value <= written <= way.value + 2e-4
 
 
 @pytest.mark.parametrize(
@@ -309,7 +314,7 @@ def test_penalties_that_pushed_a_token_are_named():
     assert [(p.stage, p.before, p.after) for p in answer.pushes] == [
         ("repetition_penalty", 2.0, 1.0), ("presence_penalty", 1.0, 0.5)
     ]  # fmt: skip
-    assert "repetition_penalty moved its logit from 2 to 1" in str(answer)
+    assert "repetition penalty moved its logit from 2 to 1" in str(answer)
 
 
 def test_why_not_works_without_settings_and_for_the_chosen_token():
@@ -338,7 +343,7 @@ def test_a_one_percent_token_that_beats_one_of_96_percent_is_explained():
 
 def test_the_stage_that_removed_the_favourite_is_named():
     logits = torch.tensor([5.0, 1.0, 0.9])
-    assert "was removed by forbidden_ids" in str(explain(Sampler.from_settings(forbidden_ids=(0,)).trace(logits)))
+    assert "was removed by forbidden ids" in str(explain(Sampler.from_settings(forbidden_ids=(0,)).trace(logits)))
     assert "no other was left" in str(explain(Sampler.from_settings(top_k=1).trace(logits)))
     assert "the draw took it" in str(explain(Sampler.from_settings(dialect="llama.cpp", seed=3).trace(logits)))
 

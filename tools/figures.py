@@ -164,6 +164,83 @@ def repaint_time() -> float:
     return median(move)
 
 
+def record_time() -> float:
+    """One step with its stage record: GPT-2's vocabulary, the default stages, one core."""
+    import torch
+
+    import labkit
+
+    n_threads, generator = torch.get_num_threads(), torch.Generator().manual_seed(0)
+    torch.set_num_threads(1)
+    logits = [3 * torch.randn(50_257, generator=generator) for _ in range(20)]
+    sampler = labkit.Sampler.from_settings(**labkit.Settings().sampling())
+
+    def record() -> float:
+        start = time.perf_counter()
+        for row in logits:
+            sampler.trace(row)
+        return (time.perf_counter() - start) / len(logits)
+
+    try:
+        return median(record)
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def capture_cost(source: str, n_tokens: int = 512) -> float:
+    """How many times a plain forward a forward takes whose every site is captured."""
+    import labkit
+
+    lm = labkit.load(source)
+    ids = [1000 + i for i in range(n_tokens)]
+
+    def plain() -> float:
+        start = time.perf_counter()
+        lm.logits(ids)
+        return time.perf_counter() - start
+
+    def cost() -> float:
+        with labkit.capture(lm, ["blocks.*", "resid_final", "norm_f"]):
+            captured = plain()
+        return captured / plain()
+
+    return median(cost)
+
+
+def speed_after_hooks() -> float:
+    """Seconds a decoded token takes after hooks were there and are gone, as a multiple of before; both in turns."""
+    import labkit
+
+    lm = labkit.load(SOURCE)
+
+    def decode() -> float:
+        start = time.perf_counter()
+        labkit.generate(lm, "To be", max_new_tokens=120)
+        return time.perf_counter() - start
+
+    def ratio() -> float:
+        never_hooked = labkit.load(SOURCE)
+        with labkit.capture(lm, "blocks.*"), labkit.edit(lm, {"blocks.*.z": lambda z: z}):
+            labkit.generate(lm, "To be", max_new_tokens=3)
+        labkit.generate(never_hooked, "To be", max_new_tokens=3)
+        after, start = decode(), time.perf_counter()
+        labkit.generate(never_hooked, "To be", max_new_tokens=120)
+        return after / (time.perf_counter() - start)
+
+    return median(ratio, runs=21)
+
+
+def patching_time() -> float:
+    """Activation patching of every layer and position of the arithmetic model."""
+    import labkit
+
+    lm = labkit.load("arithmetic")
+    start = time.perf_counter()
+    for site in ("resid_pre", "attn_out", "mlp_out"):
+        labkit.inspection.patch(lm, "128+256=3", "121+256=3", target="8", versus="7", site=site, progress=False)
+    return time.perf_counter() - start
+
+
 def lines(*places: str) -> int:
     """Lines of the Python files of the package, or of some of its parts."""
     found: list[Path] = []
@@ -197,8 +274,16 @@ def main() -> int:
     if installed(LARGER):
         share = share_beside_the_model(LARGER)
         show(f"the part of a step beside the model, {LARGER}", f"{share:.1%}", "<= 3 %", share <= 0.03)
+    record = 1000 * record_time()
+    show("the same step with its stage record", f"{record:.2f} ms", "<= 2 ms", record <= 2)
     gain = batch_gain(SOURCE)
     show("tokens a second of a batch of 8, against one row", f"{gain:.1f} x", ">= 2 x", gain >= 2)
+    seconds("patching all layers and positions of arithmetic, 3 sites", patching_time(), 60.0)
+    ratio = speed_after_hooks()
+    show("a decoded token after hooks are gone, against before", f"{ratio:.3f} x", "<= 1.01 x", ratio <= 1.01)
+    if installed(LARGER):
+        cost = capture_cost(LARGER)
+        show(f"all sites of {LARGER} captured, 512 tokens", f"{cost:.2f} x", "<= 2.5 x", cost <= 2.5)
     core, package = lines(*CORE), lines("")
     show("lines of the core", f"{core:,}", "about 3,000", core <= 3000)
     show("lines of the package", f"{package:,}", "about 9,000", package <= 9000)

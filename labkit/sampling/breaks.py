@@ -101,9 +101,12 @@ def break_points(trace: Recorded, parameter: str | None = None) -> BreakPoints:
     """All values of a setting (or of temperature, top-k, top-p and min-p, one at a time) at which the token changes.
 
     Raises:
-        SamplingError: the dialect has no such stage, or the sampler was made from a list of stages.
+        SamplingError: the dialect has no such stage, the draw has no noise of each token's own, or the sampler was made
+            from a list of stages.
     """
     draw = SameDraw(trace)
+    if draw.noise is None:
+        raise SamplingError(draw.reason)
     return BreakPoints(tuple(strip_of(trace, Probe(trace, name, draw)) for name in parameters_of(trace, parameter)))
 
 

@@ -21,6 +21,12 @@ from .probe import HOT, SCALES, Probe, Recorded, SameDraw, changes, fresh
 Name = Callable[[int], str]
 
 
+def spoken(name: str) -> str:
+    """A setting as one says it: top-k, min-p, repetition penalty."""
+    first, _, rest = name.partition("_")
+    return f"{first}-{rest}" if first in ("top", "min", "typical") else name.replace("_", " ")
+
+
 def numbered(token: int) -> str:
     """What a token is called where its text is not known."""
     return f"#{token}"
@@ -48,7 +54,9 @@ class Way(NamedTuple):
     exact: bool = True
 
     def __str__(self) -> str:
-        return "no value" if self.value is None else f"{self.parameter} {self.side} {shown(self.value, self.side)}"
+        if self.value is None:
+            return "no value"
+        return f"{spoken(self.parameter)} {self.side} {shown(self.value, self.side)}"
 
 
 class Push(NamedTuple):
@@ -97,8 +105,10 @@ class WhyNot:
 
     def __str__(self) -> str:
         name, chosen = self.name or numbered(self.id), self.chosen_name or numbered(self.chosen)
-        pushed = "".join(f"; {p.stage} moved its logit from {p.before:.4g} to {p.after:.4g}" for p in self.pushes)
-        known = f"{name} ({percent(self.probability)} from the model, rank {self.rank + 1}{pushed})"
+        pushed = "".join(
+            f"; {spoken(p.stage)} moved its logit from {p.before:.4g} to {p.after:.4g}" for p in self.pushes
+        )
+        known = f"{name} ({percent(self.probability)} from the model, rank {self.rank}{pushed})"
         if self.id == self.chosen:
             return f"{known} was chosen."
         if self.removal is None:
@@ -116,7 +126,7 @@ class WhyNot:
         opens = [f"{way}{' (and then it wins)' * way.wins}" for way in self.ways if way.value is not None]
         way_in = f"to let it in: {' or '.join(opens)}" if opens else "no single one of these settings lets it in"
         line = f"{r.measure} {r.value:.6g}, must be {r.stays} {r.threshold:.6g}"
-        return f"{known} was removed by {r.stage}: {line}; {way_in}."
+        return f"{known} was removed by {spoken(r.stage)}: {line}; {way_in}."
 
     def __repr__(self) -> str:
         by = f"removed by {self.removal.stage}" if self.removal else f"missed by {self.missed_by}"
@@ -255,7 +265,8 @@ class Why:
     def __str__(self) -> str:
         name, favourite = self._name(self.id), self._name(self.favourite)
         model, drawn = percent(self.probability), percent(self.drawn_probability)
-        first = f"{name} has {model} from the model and {drawn} after all stages, which left {self.kept} tokens"
+        left = f"{self.kept} token{'s' * (self.kept > 1)}"
+        first = f"{name} has {model} from the model and {drawn} after all stages, which left {left}"
         if self.kept == 1:
             return f"{first}: no other was left."
         if self.noise is None:
@@ -265,7 +276,7 @@ class Why:
             return f"{first}; {won}."
         theirs = f"{favourite}, the model's favourite with {percent(self.favourite_probability)}"
         if self.removed_favourite is not None:
-            return f"{first}; {won}; {theirs}, was removed by {self.removed_favourite}."
+            return f"{first}; {won}; {theirs}, was removed by {spoken(self.removed_favourite)}."
         return f"{first}; {won}; {theirs}, had noise {self.favourite_noise:+.4g}."
 
     def __repr__(self) -> str:

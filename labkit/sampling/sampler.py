@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -214,7 +215,7 @@ class Sampler:
             token_id = self.draw.pick(left.ids, left.logits, of_row, len(row))
             log_p = left.logits.double().log_softmax(dim=-1)
             entropy = max(0.0, -float((log_p.exp() * log_p).nansum()))
-            place = torch.searchsorted(left.ids, token_id)
+            place = int(np.searchsorted(left.ids.cpu().numpy(), token_id))
             kept = len(left.ids) if not self.draw.takes_anything else int((log_p > float("-inf")).sum())
             out.append(Chosen(token_id, float(log_p[place]), entropy, kept))
         return out

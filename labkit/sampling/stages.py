@@ -232,6 +232,11 @@ class TopP(Filter):
             return torch.ones_like(logits, dtype=torch.bool)
         return torch.stack([self._keeps(row) for row in logits])
 
+    def kept_ids(self, logits: Tensor, context: StepContext) -> Tensor:
+        if self.p == 1:
+            return torch.arange(len(logits), device=logits.device)
+        return self._keeps(logits).nonzero().squeeze(-1)
+
     def _keeps(self, logits: Tensor) -> Tensor:
         """The same as ``limit`` says, without sorting more of the row (V,) than the mass needs."""
         n = len(logits)
@@ -261,10 +266,10 @@ class MinP(Filter):
         check_range(self.name, self.p)
 
     def limit(self, logits: Tensor, context: StepContext) -> Limit:
-        largest = logits.amax(dim=-1, keepdim=True).double()  # (B, 1)
-        log_p = math.log(self.p) if self.p > 0 else -math.inf
-        return Limit("log of the share of the largest probability", logits.double() - largest,
-                     torch.full_like(largest, log_p), "at least")  # fmt: skip
+        values = logits.double()
+        shares = (values - values.amax(dim=-1, keepdim=True)).exp()
+        threshold = shares.new_full((len(shares), 1), self.p)
+        return Limit("share of the largest probability", shares, threshold, "at least")
 
 
 @dataclass(frozen=True)

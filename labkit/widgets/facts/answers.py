@@ -103,7 +103,7 @@ def changed(answer: WhatIf) -> list[tuple[str, str, str]]:
 
 def why_not(answer: WhyNot, source: Source = None) -> dict[str, Any]:
     """Everything that views.why_not draws."""
-    facts = [("of the model", f"{100 * answer.probability:.3g} %, rank {answer.rank + 1}")]
+    facts = [("of the model", f"{100 * answer.probability:.3g} %, rank {answer.rank}")]
     facts += [(f"moved by {push.stage}", f"logit {push.before:.4g} → {push.after:.4g}") for push in answer.pushes]
     if answer.removal is not None:
         facts += [("removed by", stage_name(answer.removal.stage)), ("since", because(answer.removal))]

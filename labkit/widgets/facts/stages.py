@@ -1,7 +1,6 @@
 """The data of views.stage_columns: what every stage did, and what the draw compared."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ from ...sampling.questions import explain
 from .base import Source, named, pieces, removed_by, value_text
 
 CANDIDATES = 10
-LOG = "log of the "
 
 
 def stage_columns(
@@ -123,7 +121,5 @@ def because(removal: Removal | None) -> str:
     if removal is None:
         return ""
     measure, pair = removal.measure, [removal.value, removal.threshold]
-    if measure.startswith(LOG):  # people read shares, not their logarithms
-        measure, pair = measure.removeprefix(LOG), [math.exp(x) for x in pair]
     value, line = (f"{x:.3g}".replace("-", "−") for x in pair)
     return f"{value} {FAILS[removal.stays]} {line}, {measure}"
