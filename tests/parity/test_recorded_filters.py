@@ -148,6 +148,50 @@ def test_the_originals_own_random_stream_gives_their_very_ids(system):
         assert labkit.generate(lm, prompt, settings).ids == run["ids"], (case, run)
 
 
+def stub(favourite: int, vocab_size: int, block_size: int) -> tuple[labkit.LanguageModel, list[list[int]]]:
+    """A model that always likes one token best, and what it was given to read."""
+    read: list[list[int]] = []
+
+    def function(ids: torch.Tensor) -> torch.Tensor:
+        read.append(ids[0].tolist())
+        return torch.eye(vocab_size)[favourite].expand(*ids.shape, -1) * 9
+
+    return labkit.wrap(function, vocab_size=vocab_size, block_size=block_size), read
+
+
+def swa_mla_run(lm: labkit.LanguageModel, prompt: list[int], **changes: Any) -> list[int]:
+    g = labkit.generate(lm, prompt, dialect="swamla", temperature=0.0, top_k=1, **changes)
+    return g.prompt_ids + g.ids
+
+
+def test_swa_mla_crops_stops_and_truncates_where_the_original_does():
+    recorded = read_json("swamla", "filters", "expected.json")
+    crop = recorded["context_crop"]
+    lm, read = stub(0, 8, crop["block_size"])
+    new = len(crop["result"]) - len(crop["prompt"])
+    assert swa_mla_run(lm, crop["prompt"], max_new_tokens=new) == crop["result"]
+    assert read == crop["contexts_fed_to_model"]
+    stop = recorded["stop_tokens"]
+    lm, _ = stub(stop["stop"][0], 8, 64)
+    assert swa_mla_run(lm, stop["prompt"], stop=tuple(stop["stop"])) == stop["result"]
+    longest = recorded["max_length_4"]
+    lm, _ = stub(longest["result"][-1], 8, 64)
+    g = labkit.generate(lm, longest["prompt"], dialect="swamla", temperature=0.0, max_length=4)
+    assert g.prompt_ids + g.ids == longest["result"] and g.finish_reason == "length" and g.notes
+    nothing = recorded["max_new_tokens_0"]
+    assert swa_mla_run(lm, nothing["prompt"], max_new_tokens=0) == nothing["result"]
+
+
+def test_labcores_penalty_over_a_batch_is_the_originals():
+    direct = read_json("labcore", "filters", "expected.json")["direct"]
+    given, expected = direct["apply_repetition_penalty_args"], direct["apply_repetition_penalty_batch"]
+    logits = read_arrays("labcore", "filters", "expected.npz")["logits_distinct10"]
+    made = sampler("labcore", {"repetition_penalty": given["penalty"]})
+    context = StepContext([[], []], given["generated_tokens"], 3, stream=[0, 0])
+    ours = made.apply(torch.tensor(logits).expand(2, -1), context)
+    np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-6)
+
+
 def test_errors_of_dialects_are_labkits():
     with pytest.raises(LabkitError, match="min_p: labcore has no such stage"):
         labkit.Settings(dialect="labcore", min_p=0.1)
