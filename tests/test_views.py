@@ -104,6 +104,12 @@ class Elements(html.parser.HTMLParser):
         self.text += data
 
 
+def heat(piece: str = "a") -> views.View:
+    """Two rows and two columns, one of them marked; one cell empty."""
+    values = [[0.25, None], [-0.5, 1.0]]
+    return views.heat_map(values, rows=[piece, "b"], columns=[piece, "long"], caption=piece, marked=[True, False])
+
+
 VIEWS_OF_A_PIECE = {
     "strip": lambda piece: views.token_strip([token(piece, alternatives=[(piece, 0.5, 0.0, piece)])], prompt=[piece]),
     "strip without cards": lambda piece: views.token_strip([token(piece, alternatives=[])]),
@@ -111,8 +117,9 @@ VIEWS_OF_A_PIECE = {
     "strips": lambda piece: strips(piece, note=piece),
     "what if": compared,
     "why not": answer,
+    "heat map": lambda piece: heat(piece),
 }
-DRAWN = (columns(), strips(), compared(), answer(), views.token_strip([token()], prompt=["x"]))
+DRAWN = (columns(), strips(), compared(), answer(), views.token_strip([token()], prompt=["x"]), heat())
 HARMLESS = "".join(view.html for view in DRAWN)
 
 
@@ -235,6 +242,15 @@ def test_the_html_says_what_its_text_says(view):
     for line in view.text.splitlines():
         missing = [word for word in re.findall(r"[\w.−+]+", line) if word not in said and word not in HEADS]
         assert missing == [] or set(line) <= set("- "), line
+
+
+def test_a_heat_map_has_every_number_and_none_where_there_is_none():
+    assert heat().text.splitlines()[1:] == ["   a      long", "-  -----  ----", "a  0.25", "b  -0.50  1.00"]
+    page = heat().html.partition("</style>")[2]
+    assert 'title="a · a: 0.250"' in page and 'title="b · long: 1.000"' in page and page.count("<td></td>") == 1
+    assert '<th class="lk-mark">a</th><th class="lk-tall">long</th>' in page
+    assert 'class=k9 title="b · long' in page and '<td title="b · a: -0.500">' in page  # below 0: the page's own colour
+    assert ">0.25<" in views.heat_map([[0.25]], rows=["a"], columns=["a"], caption="c", numbers=True).html
 
 
 def test_a_removed_candidate_is_struck_through_with_the_stage_that_removed_it():

@@ -11,7 +11,8 @@ CSS = (
     + """
 .lk .lk-heat td{padding:0 2px;min-width:14px;height:16px;text-align:center;font-size:10px}
 .lk .lk-heat th{padding:0 3px;font:11px var(--jp-code-font-family,monospace);color:var(--faint)}
-.lk .lk-heat thead th{writing-mode:vertical-rl;text-align:right}
+.lk .lk-heat thead th{text-align:center}
+.lk .lk-heat thead .lk-tall{writing-mode:vertical-rl;text-align:right}
 .lk .lk-heat .lk-mark{color:var(--text);font-weight:700}
 """
 )
@@ -34,10 +35,7 @@ def heat_map(
         numbers: write the numbers into the cells; else they are in what one reads on pointing at a cell.
         marked: columns whose heading is bold.
     """
-    head = "".join(
-        f"<th{' class=lk-mark' if i < len(marked) and marked[i] else ''}>{escape(visible(name))}</th>"
-        for i, name in enumerate(columns)
-    )
+    head = "".join(heading(name, i < len(marked) and marked[i]) for i, name in enumerate(columns))
     body, texts = "", [["", *map(visible, columns)]]
     for name, row in zip(rows, values, strict=True):
         cells = "".join(cell(v, name, column, numbers, high) for v, column in zip(row, columns, strict=True))
@@ -48,6 +46,13 @@ def heat_map(
     return View(
         page(f"<p>{label(caption)}</p>{table}", alt, CSS), f"{visible(caption, spaces=False)}\n{text_table(texts)}", alt
     )
+
+
+def heading(name: str, marked: bool) -> str:
+    """A column's name; a longer one stands upright, so that columns stay narrow."""
+    shown = visible(name)
+    kinds = ["lk-mark"] * marked + ["lk-tall"] * (len(shown) > 2)
+    return f'<th class="{" ".join(kinds)}">{escape(shown)}</th>' if kinds else f"<th>{escape(shown)}</th>"
 
 
 def cell(value: float | None, row: str, column: str, numbers: bool, high: float) -> str:
