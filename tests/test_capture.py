@@ -115,6 +115,26 @@ def test_only_the_selected_heads_and_positions_change(at):
     assert torch.isfinite(after["blocks.1.resid_post"]).all()
 
 
+@pytest.mark.parametrize("site", ["q", "k", "v", "z", "pattern", "resid_mid", "neurons"])
+def test_only_the_selected_heads_and_positions_are_kept(site):
+    lm, name = tiny.tiny("gpt2", "tied"), f"blocks.1.{site}"
+    heads = (1,) if site in ("q", "k", "v", "z", "pattern") else None
+    with capture(lm, [At(name, heads=heads, positions=(2, 5, 9))]) as part, capture(lm, "blocks.*") as whole:
+        labkit.generate(lm, tiny.random_ids(4), max_new_tokens=8)
+    expected = whole[name] if heads is None else whole[name][:, [1]]
+    assert torch.equal(part[name], expected[..., [2, 5, 9], :][..., : part[name].shape[-1]])
+    assert part.positions(name).tolist() == [[2, 5, 9]]
+
+
+def test_a_capture_of_a_head_that_is_not_there_is_refused():
+    lm = tiny.tiny("gpt2", "tied")
+    with pytest.raises(ConfigError, match="heads 0 … 1; there is no head 7"), capture(lm, At("blocks.0.q", heads=(7,))):
+        lm.logits(tiny.random_ids(3))
+    with pytest.raises(ConfigError, match="mlp_out has no heads"), capture(lm, At("blocks.0.mlp_out", heads=(0,))):
+        pass
+    assert hooks(lm.model) == 0
+
+
 def test_a_selected_position_is_the_same_token_with_the_cache_and_without():
     lm, prompt = tiny.tiny("swa_mla", "configured"), tiny.random_ids(4)
     with edit(lm, {At("blocks.*.v", positions=(1, 6)): torch.zeros_like}):
@@ -209,6 +229,12 @@ def test_a_capture_that_would_not_fit_is_refused_with_the_number_after_the_first
         lm.logits(ids)
     counting.remove()
     assert reached == [1] and hooks(lm.model) == 0  # the first was refused before block 1
+
+
+def test_a_capture_of_what_is_behind_the_blocks_is_bounded_too():
+    lm = tiny.tiny("gpt2", "tied")
+    with pytest.raises(ContextError, match="capture fewer sites"), capture(lm, "norm_f", max_bytes=100):
+        lm.logits(tiny.random_ids(20))
 
 
 def test_what_is_padded_on_the_left_is_as_if_it_ran_alone():

@@ -76,9 +76,10 @@ class Activations(Mapping[str, Tensor]):
     are those of every token when it was new; a pattern has a row for each token and a column for each position.
     """
 
-    def __init__(self, captured: list[Site], max_bytes: int):
+    def __init__(self, captured: Mapping[Site, At], max_bytes: int):
         self.sites = {site.name: site for site in captured}
         self.max_bytes = max_bytes
+        self._parts = {site.name: at for site, at in captured.items()}
         self._rows: dict[str, list[Rows]] = {name: [] for name in self.sites}
         self._bytes = 0
 
@@ -89,16 +90,22 @@ class Activations(Mapping[str, Tensor]):
             rows.clear()
         if site.kind.argument in ("k", "v"):
             values = new_keys(values, where)
+        at, positions = self._parts[site.name], where.positions
+        if at.heads is not None:
+            values = values[:, heads_of(site, at, values)]
+        if at.positions is not None:
+            wanted = torch.isin(positions[0], torch.tensor(at.positions, device=positions.device))
+            values, positions = values[..., wanted, :], positions[:, wanted]
         self._bytes += values.nbytes
         self._refuse_what_would_not_fit(site)
-        rows.append(Rows(where.positions, where.k_positions.clone(), values.detach().clone()))
+        rows.append(Rows(positions, where.k_positions.clone(), values.detach().clone()))
 
     def _refuse_what_would_not_fit(self, site: Site) -> None:
         """Layers are alike: after the first of them it is known what all will take."""
         layers = {captured.layer for captured in self.sites.values() if captured.layer is not None}
         first = min(layers, default=None)
         is_last = site == [captured for captured in self.sites.values() if captured.layer == first][-1]
-        needed = self._bytes * len(layers) if is_last else self._bytes
+        needed = self._bytes * max(1, len(layers)) if is_last else self._bytes
         if needed > self.max_bytes:
             raise ContextError(
                 f"the capture would take about {needed / 2**20:,.0f} MiB, and may take {self.max_bytes / 2**20:,.0f}; "
@@ -153,17 +160,24 @@ def weights(q: Tensor, k: Tensor, mask: Tensor, scale: float) -> Tensor:
 
 
 @contextmanager
-def capture(lm: LanguageModel, names: str | Iterable[str], *, max_bytes: int = MOST_BYTES) -> Iterator[Activations]:
+def capture(
+    lm: LanguageModel, names: str | At | Iterable[str | At], *, max_bytes: int = MOST_BYTES
+) -> Iterator[Activations]:
     """Read what is at these sites while the block runs.
 
     Args:
-        names: of ``labkit.sites(lm)``; ``*`` stands for any text.
+        names: of ``labkit.sites(lm)``; ``*`` stands for any text. An ``At`` keeps only some heads or positions.
         max_bytes: a capture that needs more is refused, with the number, before it fills the memory.
 
     Raises:
         ConfigError: no such site; the nearest names are suggested.
     """
-    chosen = resolve(lm, names)
+    chosen: dict[Site, At] = {}
+    for name in [names] if isinstance(names, str | At) else names:
+        at = name if isinstance(name, At) else At(name)
+        for site in resolve(lm, at.site):
+            check_part(site, at)
+            chosen[site] = at
     acts = Activations(chosen, max_bytes)
     where = Where(lm)
     try:
@@ -231,9 +245,7 @@ def edited(value: Tensor, site: Site, at: At, function: Callable[[Tensor], Tenso
     dims = site.kind.dims
     index: list[Any] = [slice(None)] * value.ndim
     if at.heads is not None:
-        if bad := [head for head in at.heads if not 0 <= head < value.shape[1]]:
-            raise ConfigError(f"{site.name} has heads 0 … {value.shape[1] - 1}; there is no head {bad[0]}")
-        index[1] = list(at.heads)
+        index[1] = heads_of(site, at, value)
     if at.positions is not None:
         positions = where.k_positions if "S" in dims else where.positions  # (B, T)
         wanted = torch.isin(positions[0], torch.tensor(at.positions, device=positions.device))
@@ -253,6 +265,14 @@ def checked(new: Any, old: Tensor, site: Site) -> Tensor:
         got = f"{tuple(new.shape)} {new.dtype}" if isinstance(new, Tensor) else type(new).__name__
         raise ConfigError(f"the edit of {site.name} gave {got}; it must give {tuple(old.shape)} {old.dtype}")
     return new
+
+
+def heads_of(site: Site, at: At, value: Tensor) -> list[int]:
+    """The heads that are asked for, all of which a value (B, H, …) has."""
+    heads = list(at.heads or ())
+    if bad := [head for head in heads if not 0 <= head < value.shape[1]]:
+        raise ConfigError(f"{site.name} has heads 0 … {value.shape[1] - 1}; there is no head {bad[0]}")
+    return heads
 
 
 def check_part(site: Site, at: At) -> None:
