@@ -102,7 +102,7 @@ def test_why_not_is_answered_and_an_unknown_token_is_one_line(page, jupyterlab):
     box.press("Enter")
     part(page, "lk-why").wait_for()
     said = part(page, "lk-why").inner_text()
-    assert "was removed by min_p" in said and re.search(r"temperature\s*≥ 2.144", said)
+    assert "was removed by min-p" in said and re.search(r"temperature\s*≥ 2.144", said)
     jupyterlab.screenshot(page, "microscope-why-not")
     box.fill("7")
     box.press("Enter")
