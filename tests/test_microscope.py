@@ -360,3 +360,11 @@ def test_a_slider_repaints_a_large_vocabulary_at_once():
     microscope.wait()
     print(f"slider to columns, 50,257 tokens: {1000 * min(seconds):.1f} ms")
     assert min(seconds) <= 0.1
+
+
+def test_a_way_in_is_said_without_repeating_its_setting():
+    trace = Sampler.from_settings(temperature=0.8, min_p=0.5, top_k=3, seed=4).trace(LOGITS)
+    removed = next(i for i in range(len(LOGITS)) if not trace.stages[-1].kept[i])
+    ways = dict(facts.why_not(trace.why_not(removed))["ways"])
+    said = [words for words in ways.values() if words]
+    assert said and all(words[0] in "≥≤" for words in said), ways

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...sampling import SamplingTrace
-from ...sampling.questions import BreakPoints, Strip, Way, WhatIf, WhyNot
+from ...sampling.questions import BreakPoints, Strip, Way, WhatIf, WhyNot, shown
 from ...views.tokens import stage_name
 from .base import Source, named, pieces, removed_by, value_text
 from .stages import Scores, because
@@ -123,4 +123,4 @@ def in_words(way: Way) -> str:
     """The smallest change of one setting, without its name; "" where none helps."""
     if way.value is None:
         return ""
-    return str(way).removeprefix(way.parameter).strip() + (", and then it wins" if way.wins else "")
+    return f"{way.side} {shown(way.value, way.side)}" + (", and then it wins" if way.wins else "")
