@@ -49,7 +49,7 @@ class PatchResult:
         """One row a layer, a column for each token ("0 ‹1›", "1 ‹2›", …) or head."""
         names = [f"{i} ‹{c}›" for i, c in enumerate(self.columns)] if self.by == "position" else list(self.columns)
         return [
-            {"layer": layer} | {name: round(value, 3) for name, value in zip(names, row, strict=True)}
+            {"layer": layer} | {name: rounded(value, 2) for name, value in zip(names, row, strict=True)}
             for layer, row in enumerate(self.restored.tolist())
         ]
 

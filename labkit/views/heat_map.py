@@ -40,7 +40,7 @@ def heat_map(
     for name, row in zip(rows, values, strict=True):
         cells = "".join(cell(v, name, column, numbers, high) for v, column in zip(row, columns, strict=True))
         body += f"<tr><th>{escape(visible(name))}</th>{cells}</tr>"
-        texts.append([visible(name), *("" if v is None else f"{v:.2f}" for v in row)])
+        texts.append([visible(name), *("" if v is None else f"{round(v, 2) + 0.0:.2f}" for v in row)])
     table = f"<table class=lk-heat><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
     alt = f"{caption}: {len(rows)} by {len(columns)} numbers"
     return View(
@@ -60,4 +60,4 @@ def cell(value: float | None, row: str, column: str, numbers: bool, high: float)
         return "<td></td>"
     level = min(LEVELS - 1, max(0, round((LEVELS - 1) * value / high)))
     words = f"{escape(visible(row))} · {escape(visible(column))}: {value:.3f}"
-    return f'<td{f" class=k{level}" if level else ""} title="{words}">{f"{value:.2f}" if numbers else ""}</td>'
+    return f'<td{f" class=k{level}" if level else ""} title="{words}">{f"{round(value, 2) + 0.0:.2f}" if numbers else ""}</td>'
