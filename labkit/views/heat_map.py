@@ -60,4 +60,5 @@ def cell(value: float | None, row: str, column: str, numbers: bool, high: float)
         return "<td></td>"
     level = min(LEVELS - 1, max(0, round((LEVELS - 1) * value / high)))
     words = f"{escape(visible(row))} · {escape(visible(column))}: {value:.3f}"
-    return f'<td{f" class=k{level}" if level else ""} title="{words}">{f"{round(value, 2) + 0.0:.2f}" if numbers else ""}</td>'
+    shown = f"{round(value, 2) + 0.0:.2f}" if numbers else ""
+    return f'<td{f" class=k{level}" if level else ""} title="{words}">{shown}</td>'
