@@ -286,13 +286,13 @@ class Settings:
         greedy: take the largest logit after all stages instead of drawing.
         seed: of the draw; None is replaced by a fresh one, which is then recorded here.
         max_new_tokens, min_new_tokens: tokens to add; before the minimum, nothing ends generation.
-        max_length: prompt and new tokens together; a longer prompt loses its beginning. None or 0: no such limit.
         stop: strings or ids that end it.
         use_cache: keep keys and values instead of recomputing them at every step.
         overflow: which ids are visible once there are more than the context holds (see ``generation``).
         penalty_scope: whether penalties count the prompt, the new tokens, or both ("all").
         deterministic: ask torch for deterministic kernels while generating.
         dialect: whose rules and defaults apply (see ``sampling.dialects``).
+        max_length: prompt and new tokens together; a longer prompt loses its beginning. None or 0: no such limit.
     """
 
     temperature: float = OMITTED
@@ -320,7 +320,6 @@ class Settings:
     greedy: bool = OMITTED
     seed: int | None = OMITTED
     max_new_tokens: int = OMITTED
-    max_length: int | None = OMITTED
     min_new_tokens: int = OMITTED
     stop: tuple[str | int, ...] = OMITTED
     use_cache: bool = OMITTED
@@ -328,6 +327,7 @@ class Settings:
     penalty_scope: PenaltyScope = OMITTED
     deterministic: bool = OMITTED
     dialect: Dialect = "labkit"
+    max_length: int | None = OMITTED
 
     def __post_init__(self) -> None:
         dialect_named(self.dialect)
