@@ -325,8 +325,12 @@ def test_the_strips_follow_when_the_slider_rests(microscope):
     before = {name: html.value for name, html in microscope.strips.items()}
     assert all("lk-band" in html for html in before.values())
     for value in (0.9, 1.0, 1.1, 1.2):
+        start = time.perf_counter()
         move(microscope.controls.sliders["temperature"], value)
-        assert {name: html.value for name, html in microscope.strips.items()} == before
+        now = {name: html.value for name, html in microscope.strips.items()}
+        if now != before:  # on a busy machine the move itself can take as long as a slider has to rest
+            assert time.perf_counter() - start >= SETTLE_SECONDS
+            return
     eventually(lambda: microscope.strips["temperature"].value != before["temperature"], 10 * SETTLE_SECONDS)
 
 
