@@ -231,6 +231,30 @@ def test_a_capture_that_would_not_fit_is_refused_with_the_number_after_the_first
     assert reached == [1] and hooks(lm.model) == 0  # the first was refused before block 1
 
 
+@every_model
+def test_a_capture_that_fits_is_not_refused_however_many_steps_it_takes(family, variant):
+    lm, prompt = tiny.tiny(family, variant), tiny.random_ids(4)
+    with capture(lm, "blocks.*.resid_post") as acts:
+        labkit.generate(lm, prompt, max_new_tokens=18)
+    taken = sum(acts[name].numel() * 4 for name in acts)
+    with capture(lm, "blocks.*.resid_post", max_bytes=taken) as again:
+        labkit.generate(lm, prompt, max_new_tokens=18)
+    assert list(again) == list(acts)
+    with pytest.raises(ContextError, match="capture fewer"), capture(lm, "blocks.*.resid_post", max_bytes=taken - 1):
+        labkit.generate(lm, prompt, max_new_tokens=18)
+
+
+def test_layers_of_which_different_sites_are_captured_are_counted_as_they_are():
+    lm, names = tiny.tiny("gpt2", "tied"), ["blocks.0.pattern", "blocks.0.z", "blocks.1.z"]
+    with capture(lm, names) as acts:
+        lm.logits(tiny.random_ids(20))
+    taken = sum(acts[name].numel() * 4 for name in acts)
+    with capture(lm, names, max_bytes=taken):
+        lm.logits(tiny.random_ids(20))
+    with pytest.raises(ContextError, match="capture fewer"), capture(lm, names, max_bytes=taken - 1):
+        lm.logits(tiny.random_ids(20))
+
+
 def test_a_capture_of_what_is_behind_the_blocks_is_bounded_too():
     lm = tiny.tiny("gpt2", "tied")
     with pytest.raises(ContextError, match="capture fewer sites"), capture(lm, "norm_f", max_bytes=100):

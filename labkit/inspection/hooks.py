@@ -81,12 +81,22 @@ class Activations(Mapping[str, Tensor]):
         self.max_bytes = max_bytes
         self._parts = {site.name: at for site, at in captured.items()}
         self._rows: dict[str, list[Rows]] = {name: [] for name in self.sites}
-        self._bytes = 0
+        self._bytes = dict.fromkeys(self.sites, 0)
+        self._total = 0
+        kinds: dict[int, list[str]] = {}  # layer -> the names of what is captured there
+        for site in captured:
+            if site.layer is not None:
+                kinds.setdefault(site.layer, []).append(site.name)
+        # Where every layer gives the same, the first tells what all will hold.
+        alike = len({tuple(name.split(".", 2)[-1] for name in names) for names in kinds.values()}) == 1
+        self._of_first_layer = kinds[min(kinds)] if alike else []
+        self._n_layer = len(kinds)
 
     def add(self, site: Site, where: Where, values: Tensor) -> None:
         rows = self._rows[site.name]
         if rows and int(where.positions.max()) + 1 == where.positions.shape[1]:
-            self._bytes -= sum(old.values.nbytes for old in rows)
+            self._total -= self._bytes[site.name]
+            self._bytes[site.name] = 0
             rows.clear()
         if site.kind.argument in ("k", "v"):
             values = new_keys(values, where)
@@ -96,16 +106,16 @@ class Activations(Mapping[str, Tensor]):
         if at.positions is not None:
             wanted = torch.isin(positions[0], torch.tensor(at.positions, device=positions.device))
             values, positions = values[..., wanted, :], positions[:, wanted]
-        self._bytes += values.nbytes
-        self._refuse_what_would_not_fit(site)
+        self._bytes[site.name] += values.nbytes
+        self._total += values.nbytes
+        self._refuse_what_would_not_fit(site.name)
         rows.append(Rows(positions, where.k_positions.clone(), values.detach().clone()))
 
-    def _refuse_what_would_not_fit(self, site: Site) -> None:
-        """Layers are alike: after the first of them it is known what all will take."""
-        layers = {captured.layer for captured in self.sites.values() if captured.layer is not None}
-        first = min(layers, default=None)
-        is_last = site == [captured for captured in self.sites.values() if captured.layer == first][-1]
-        needed = self._bytes * max(1, len(layers)) if is_last else self._bytes
+    def _refuse_what_would_not_fit(self, name: str) -> None:
+        """As soon as the first layer is done, if it tells what all will hold after this forward; else at the limit."""
+        needed = self._total
+        if name in self._of_first_layer[-1:]:
+            needed = self._n_layer * sum(self._bytes[site] for site in self._of_first_layer)
         if needed > self.max_bytes:
             raise ContextError(
                 f"the capture would take about {needed / 2**20:,.0f} MiB, and may take {self.max_bytes / 2**20:,.0f}; "
