@@ -15,6 +15,7 @@ from .history import (
 )
 from .orders import STAGES
 from .questions import WhatIf, Why, WhyNot
+from .remembering import Mirostat, Xtc
 from .sampler import Chosen, Removal, Sampler, SamplingTrace, StageRecord
 from .stages import (
     Epsilon,
@@ -22,7 +23,6 @@ from .stages import (
     Filter,
     Limit,
     MinP,
-    Mirostat,
     Stage,
     StepContext,
     Temperature,
@@ -30,7 +30,6 @@ from .stages import (
     TopNSigma,
     TopP,
     Typical,
-    Xtc,
 )
 
 __all__ = [

@@ -18,18 +18,17 @@ from .history import (
     PresencePenalty,
     RepetitionPenalty,
 )
+from .remembering import Mirostat, Xtc
 from .stages import (
     Epsilon,
     Eta,
     MinP,
-    Mirostat,
     Stage,
     Temperature,
     TopK,
     TopNSigma,
     TopP,
     Typical,
-    Xtc,
 )
 from .systems import (
     ClampedTemperature,
