@@ -241,17 +241,18 @@ def test_lab_without_a_display_or_as_root_serves_and_says_so(monkeypatch, capsys
     assert ("address" in capsys.readouterr().out) is not browser
 
 
-def test_test_runs_everything_in_one_go(monkeypatch):
+@pytest.mark.parametrize(("failing", "runs"), [("tests", 1), ("--nbval", 2)])
+def test_test_runs_the_suite_then_the_notebooks_in_one_arithmetic_and_fails_with_either(monkeypatch, failing, runs):
     started = []
-    monkeypatch.setattr(bootstrap, "run", lambda arguments: started.append(arguments) or 3)
+    monkeypatch.setattr(bootstrap, "run", lambda *given: started.append(given) or 3 * (failing in given[0]))
     monkeypatch.setattr(committed_notebooks, "export", lambda root, folder: ([Path("notebooks/00_a.ipynb")], "some"))
     assert bootstrap.test(["-x"]) == 3, "pytest's exit status is ours"
-    (command,) = started
-    assert (
-        "--nbval" in command
-        and "-x" in command
-        and command[-2:] == ["tests", "notebooks/00_a.ipynb".replace("/", os.sep)]
-    )
+    assert len(started) == runs
+    assert "-x" in started[0][0] and started[0][0][-1] == "tests"
+    if runs == 2:
+        command, environment = started[1]
+        assert "--nbval" in command and command[-1] == "notebooks/00_a.ipynb".replace("/", os.sep)
+        assert environment is committed_notebooks.SAME_ARITHMETIC
 
 
 def test_demo_shows_both_results_and_fails_with_papermill(monkeypatch, capsys, tree):

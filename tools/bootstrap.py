@@ -167,10 +167,10 @@ def has_nvidia_gpu() -> bool:
 # --- starting ---------------------------------------------------------------------------------------------------------
 
 
-def run(arguments: list[str]) -> int:
+def run(arguments: list[str], environment: dict[str, str] | None = None) -> int:
     """The .venv's python. Ctrl-C is the child's business (JupyterLab asks back), so wait until it has ended."""
     # Threads of torch that wait for each other sleep instead of spinning: on busy cores that is many times faster.
-    child = subprocess.Popen([str(PYTHON), *arguments], env={"OMP_WAIT_POLICY": "passive", **os.environ})
+    child = subprocess.Popen([str(PYTHON), *arguments], env={"OMP_WAIT_POLICY": "passive", **os.environ, **(environment or {})})
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # no server is left behind when this is ended
     while True:
         try:
@@ -199,13 +199,19 @@ def lab(arguments: list[str]) -> int:
 
 
 def test(arguments: list[str]) -> int:
-    from committed_notebooks import export
+    from committed_notebooks import SAME_ARITHMETIC, export
 
+    failed = run(["-m", "pytest", *arguments, "tests"])
+    if failed:
+        return failed
     notebooks, which = export(ROOT, ROOT / "artifacts" / "committed")
     print(f"Checking {len(notebooks)} of {which}." if notebooks else "No notebooks to check yet.", flush=True)
+    if not notebooks:
+        return 0
     sanitize = "--nbval-sanitize-with=configs/nbval_sanitize.cfg"
-    strict = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=60", sanitize] if notebooks else []
-    return run(["-m", "pytest", *strict, *arguments, "tests", *map(str, notebooks)])
+    strict = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=60", sanitize]
+    side_by_side = ["-n", str(min(4, os.cpu_count() or 1))]
+    return run(["-m", "pytest", *strict, *side_by_side, *map(str, notebooks)], SAME_ARITHMETIC)
 
 
 def demo(arguments: list[str]) -> int:

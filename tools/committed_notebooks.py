@@ -9,6 +9,17 @@ import shutil
 import subprocess
 from pathlib import Path, PurePosixPath
 
+# With these, torch computes the same to the last bit on every x86 processor: its own kernels, MKL's and oneDNN's choose by
+# processor otherwise, and the order of a sum follows the number of threads. So what a notebook printed here is what it
+# prints anywhere. Slower code paths: for the notebooks that are stored and compared, not for people.
+SAME_ARITHMETIC = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "MKL_CBWR": "COMPATIBLE",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
 
 def is_checked(name: str) -> bool:
     """notebooks/NN_*.ipynb and notebooks/solutions/*.ipynb; not _template.ipynb, not JupyterLab's own copies."""

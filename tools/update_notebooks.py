@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
+from committed_notebooks import SAME_ARITHMETIC
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> int:
     chosen = [path.resolve() for path in options.notebooks] or every_notebook()
     if missing := [path for path in chosen if not (path.is_file() and path.is_relative_to(FOLDER))]:
         parser.error(f"not a file below notebooks/: {', '.join(map(str, missing))}")
+    os.environ.update(SAME_ARITHMETIC)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on a busy machine torch's threads may wait for each other
     status = 0
     for path in sorted({*chosen, FOLDER / MAP_HOME}):
