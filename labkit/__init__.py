@@ -1,8 +1,8 @@
 """labkit: see and steer how a small language model chooses its next token.
 
-    import labkit
-    lm = labkit.load("shakespeare-char")
-    print(labkit.generate(lm, "To be", seed=1, max_new_tokens=60).text)
+import labkit
+lm = labkit.load("shakespeare-char")
+print(labkit.generate(lm, "To be", seed=1, max_new_tokens=60).text)
 """
 
 import importlib
@@ -36,6 +36,8 @@ _PUBLIC = {
     "capture": "inspection",
     "edit": "inspection",
     "sites": "inspection",
+    "results": "sweep.results",
+    "write_results": "sweep.results",
     "LabkitError": "errors",
     "CheckpointError": "errors",
     "TokenizerError": "errors",
@@ -43,6 +45,7 @@ _PUBLIC = {
     "ContextError": "errors",
     "ConfigError": "errors",
     "TraceError": "errors",
+    "benchmark": None,
     "chat": None,
     "inspection": None,
     "views": None,
@@ -50,6 +53,7 @@ _PUBLIC = {
 }
 
 if TYPE_CHECKING:
+    from . import benchmark as benchmark
     from . import chat as chat
     from . import inspection as inspection
     from . import views as views
@@ -82,6 +86,8 @@ if TYPE_CHECKING:
     from .sampling import Sampler as Sampler
     from .sampling import SamplingTrace as SamplingTrace
     from .settings import Settings as Settings
+    from .sweep.results import results as results
+    from .sweep.results import write_results as write_results
     from .trace import Trace as Trace
     from .trace import load_trace as load_trace
     from .trace import record as record

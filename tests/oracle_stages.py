@@ -312,4 +312,5 @@ def llama_cpp_xtc(x: Vector, probability: float, settings: Mapping[str, Any], hi
 def mirostat(x: Vector, tau: float, settings: Mapping[str, Any], history: History) -> Expected:
     """Its first step: μ = 2τ."""
     bits = -log_softmax(x) / math.log(2)
-    return cut(x, (bits <= 2 * tau) | (x == x.max()), (np.abs(bits - 2 * tau) < EXACT) & (x < x.max()))
+    near = (np.abs(bits - 2 * tau) < EXACT) | (bits - bits.min() < EXACT)
+    return cut(x, (bits <= 2 * tau) | (x == x.max()), near & (x < x.max()))

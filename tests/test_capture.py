@@ -1,5 +1,7 @@
 """Capture and edit: the numbers of the forward pass, in every family, cached or not, and nothing left behind."""
 
+import threading
+
 import pytest
 import tiny
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 import labkit
 from labkit.errors import ConfigError, ContextError, LabkitError
 from labkit.inspection import At, capture, edit, sites
+from labkit.inspection.hooks import apart
 
 every_model = pytest.mark.parametrize(("family", "variant"), tiny.CASES, ids=["-".join(case) for case in tiny.CASES])
 EVERY_SITE = ["blocks.*", "resid_final", "norm_f"]
@@ -289,3 +292,33 @@ def test_what_was_not_captured_is_named():
         lm.logits(tiny.random_ids(3))
     with pytest.raises(ConfigError, match=r"'blocks.0.k' was not captured; captured are blocks.0.q"):
         acts["blocks.0.k"]
+
+
+def test_what_labkits_own_functions_edit_is_seen_by_no_other_thread_that_runs_the_model():
+    lm = tiny.tiny(*tiny.CASES[0])
+    ids, seen, done = [1, 2, 3, 4], [], threading.Event()
+    alone = lm.logits(ids)
+
+    def look():
+        while not done.is_set():
+            seen.append(torch.equal(lm.logits(ids), alone))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for _ in range(20):
+        labkit.inspection.ablate(lm, ids, "heads", progress=False)
+        labkit.inspection.attention(lm, ids)
+    done.set()
+    thread.join()
+    assert len(seen) > 5 and all(seen)
+
+
+def test_an_edit_holds_within_labkits_own_functions_too():
+    lm = tiny.tiny(*tiny.CASES[0])
+    plain = labkit.inspection.logit_lens(lm, [1, 2, 3])
+    with labkit.edit(lm, {"blocks.0.mlp_out": lambda x: x + 1}):
+        edited = labkit.inspection.logit_lens(lm, [1, 2, 3])
+        with apart():
+            twice = labkit.inspection.logit_lens(lm, [1, 2, 3])
+    assert not torch.equal(plain.kl, edited.kl)
+    assert torch.equal(edited.kl, twice.kl)

@@ -15,7 +15,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 
 # conda-forge's name -> the name pip uses, where they differ
-PIP_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+PIP_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib", "python-duckdb": "duckdb"}
 # What a reader of environment.yml must find there whatever else changes.
 THE_NINE = [
     "torch",

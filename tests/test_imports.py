@@ -130,7 +130,7 @@ def test_there_is_no_import_cycle(edges):
         ("labkit.trace", "labkit.benchmark", "", False),
         ("labkit.widgets.workbench", "labkit.training", "", False),
         ("labkit.inspection.logits", "labkit.views", "", False),
-        ("labkit.app", "labkit.cli", "", False),
+        ("labkit.app.page", "labkit.cli", "", False),
         ("labkit.trace", "labkit", "import labkit", False),
         ("labkit.newcomer", "labkit.errors", "", False),
     ],

@@ -170,7 +170,8 @@ def test_the_grid_marks_what_is_settled_and_is_the_same_bytes_again(colour):
     assert view == views.lens_grid(cells(), colour=colour, caption="here", note="mind this")
     assert view.html == views.lens_grid(cells(), colour=colour, caption="here", note="mind this").html
     assert view.html.count("lk-y") - view.html.split("</style>")[0].count("lk-y") == 3
-    assert view.text.splitlines()[2].split() == ["embedding", "a", "c*"]
+    numbers = {"p": ["25.0", "50.0"], "entropy": ["0.50"] * 2, "kl": ["1.75", "1.50"]}[colour]
+    assert view.text.splitlines()[2].split() == ["embedding", "a", numbers[0], "c*", numbers[1]]
     assert "mind this" in view.text and "mind this" in view.html and view.alt == "logit lens: 2 layers, 2 tokens: here"
 
 

@@ -16,6 +16,7 @@ from labkit.settings import Settings
 from labkit.widgets import facts
 from labkit.widgets.background import Debounced
 from labkit.widgets.microscope import SETTLE_SECONDS
+from labkit.widgets.selection import Selection
 from labkit.widgets.steps import settings_of
 
 TOKENIZER = small_alphabet()
@@ -300,7 +301,7 @@ def test_a_sampler_made_of_stages_is_shown_without_controls():
     ("text", "token"), [("c", 2), (" ", 8), ("␣", 8), ("↵", 9), ("\n", 9), ("<script>", 10), ("<7>", 7), ("7", 7)]
 )
 def test_a_token_is_named_by_its_piece_as_it_is_or_as_it_is_shown_or_by_its_id(microscope, text, token):
-    assert microscope.steps.id_of(text) == token
+    assert microscope.steps.names.id_of(text) == token
 
 
 def test_an_unknown_token_is_one_line_with_near_ones(microscope):
@@ -342,6 +343,48 @@ def test_tokens_are_never_markup_anywhere():
     microscope.settings = SETTINGS.replace(temperature=2.0, top_k=5)
     parts = [microscope.columns, microscope.compared, microscope.why, *microscope.strips.values()]
     assert all("<script>" not in part.value and "script" in part.value for part in parts)
+
+
+def test_a_trace_is_looked_at_together_with_other_panels():
+    run = recorded_run()
+    microscope = widgets.SamplingMicroscope(run)
+    shared = Selection.of(run)
+    shared.token = 3 + 5
+    assert microscope.strip.selected == 5 and "Token 6 of 12" in microscope.columns.value
+    microscope.strip.set_state({"selected": 2})
+    assert shared.token == 3 + 2 and widgets.SamplingMicroscope(run).result.index == 2
+    shared.token = 1  # of the prompt
+    assert microscope.result.index == 2
+
+
+@pytest.mark.parametrize("kind", ["trace", "traces", "trace of one step", "logits"])
+def test_the_code_gives_what_is_shown(kind, capsys):
+    run = recorded_run()
+    given = {"trace": run, "traces": [run.step(i) for i in range(12)], "trace of one step": run.step(4)}
+    microscope = widgets.SamplingMicroscope(given.get(kind, LOGITS), TOKENIZER, SETTINGS)
+    if kind in ("trace", "traces"):
+        microscope.strip.set_state({"selected": 4})
+    for changes in ({}, {"temperature": 1.9, "top_k": 0}):
+        microscope.settings = microscope.settings.replace(**changes)
+        microscope.ask(7)
+        scope = {"run": run, "traces": given["traces"], "trace": given["trace of one step"], "logits": LOGITS}
+        exec(microscope.code(), scope)
+        now = scope["answer"].after if changes else scope["trace"]
+        assert now.rows() == microscope.result.trace.rows()
+        assert str(why_not(now, 7)).partition(" (")[2] in capsys.readouterr().out
+
+
+def test_what_is_shown_is_a_view_and_can_be_saved(microscope, tmp_path):
+    assert "lk-columns" in microscope.view().html and "lk-if" not in microscope.view().html
+    microscope.settings = SETTINGS.replace(temperature=2.0)
+    microscope.ask("h")
+    view = microscope.view()
+    assert "lk-if" in view.html and "lk-why" in view.html and "what if" in view.text
+    assert microscope._repr_mimebundle_()["text/html"] == view.html
+    for suffix in ("html", "svg", "csv", "json", "toml"):
+        assert microscope.save(tmp_path / f"step.{suffix}").stat().st_size > 100
+    assert Settings.read(tmp_path / "step.toml").temperature == 2.0
+    assert microscope.parameters() == {"seed": 3, "temperature": 2.0, "min_p": 0.0}
 
 
 def test_two_microscopes_do_not_disturb_each_other():

@@ -20,6 +20,7 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
 MAX_CODE_CELLS, MAX_CELL_LINES, MAX_LINES, MAX_DEF_LINES = 25, 12, 150, 6
+STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)  # the same in every view, and nothing that a diff would show
 MAX_OUTPUT_BYTES, MAX_IGNORED = 20_000, 0.1
 NAME = re.compile(r"\d\d(_[a-z0-9]+){2,}\.ipynb")
 # Needles that only one run or one machine can have.
@@ -186,7 +187,7 @@ def outputs(name, notebook):
         if "application/vnd.jupyter.widget-view+json" in data:
             yield "the id of a live widget in the outputs (run: make notebooks-update)"
         text = output.get("text", "") + json.dumps(data, ensure_ascii=False)
-        size += len(text.encode())
+        size += len(STYLE.sub("", text).encode())
         for needle, what in ((ADDRESS, "an address or random id"), (MACHINE_PATH, "a path of one machine")):
             if found := needle.search(text):
                 yield f"{what} in the outputs: {found[0]}"

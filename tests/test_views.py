@@ -1,89 +1,20 @@
 """Views: the same bytes for the same data, nothing from a token is ever markup, every number is in the text as well."""
 
 import html.parser
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from every_view import EVERY, alternative, answer, candidate, columns, compared, heat, segment, strip, strips, token
+from hostile_text import HOSTILE
 
 from labkit import views
 from labkit.views import base, breaks, colours, stages, tokens
 
-HOSTILE = [
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "'><svg/onload=alert(1)>",
-    "</td></table></span><b>",
-    "&lt;script&gt;",
-    '" tabindex=0 onfocus=alert(1) x="',
-    "</style><style>*{display:none}",
-    "javascript:alert(1)",
-    "\u202eevil",
-    "\x00\x1b[31m",
-]
-
-
-def token(piece="a", probability=0.25, rank=1, entropy=1.5, alternatives=None):
-    if alternatives is None:
-        alternatives = [("b", 0.5, 0.6, None), (piece, probability, 0.4, None), ("c", 0.125, 0.0, "top_k")]
-    return {"piece": piece, "probability": probability, "rank": rank, "entropy": entropy, "alternatives": alternatives}
-
-
-def candidate(i, piece, probabilities, removed_by=None, because="", noise=None, score=None):
-    return {"id": i, "piece": piece, "probabilities": probabilities, "removed_by": removed_by, "because": because,
-            "noise": noise, "score": score}  # fmt: skip
-
-
-def columns(piece="b", caption="after x", setting="2", draw="Gumbel(seed=1)"):
-    stages = [
-        {"stage": "model", "setting": "", "kept": 1000, "kept_mass": 1.0, "entropy": 2.0, "kl": 0.0},
-        {"stage": "temperature", "setting": "0.8", "kept": 1000, "kept_mass": 1.0, "entropy": 1.75, "kl": 0.25},
-        {"stage": "top_k", "setting": setting, "kept": 2, "kept_mass": 0.875, "entropy": 0.5, "kl": 0.13},
-        {"stage": "top_p", "setting": "0.9", "kept": 2, "kept_mass": 1.0, "entropy": 0.5, "kl": 0.0},
-    ]
-    candidates = [
-        candidate(7, "a", [0.5, 0.6, 0.7, 0.7], noise=-0.5, score=-0.86),
-        candidate(3, piece, [0.25, 0.2, 0.3, 0.3], noise=1.5, score=0.3),
-        candidate(9, "c", [0.125, 0.1, 0.0, 0.0], "top_k", f"1.5 < 2, logit {piece}"),
-    ]
-    sentence = f"{piece} won."
-    return views.stage_columns(stages, candidates, chosen=3, draw=draw, in_text=7, caption=caption, sentence=sentence)
-
-
-def segment(start, end, i, piece):
-    return {"start": start, "end": end, "id": i, "piece": piece}
-
-
-def strips(piece="b", note=""):
-    in_two = [segment(0.0, 0.75, 7, "a"), segment(0.75, 5.0, 3, piece)]
-    in_three = [segment(1, 1, 7, "a"), segment(2, 39, 3, piece), segment(40, 1000, 9, "c")]
-    return views.break_strips(
-        [
-            {"parameter": "temperature", "value": 1.25, "low": 0, "high": 2, "segments": in_two, "note": note},
-            {"parameter": "top_k", "value": 10, "low": 1, "high": 1000, "log": True, "segments": in_three},
-            {"parameter": "min_p", "value": None, "low": 0, "high": 1, "segments": [segment(0.0, 1.0, 3, piece)]},
-        ],
-        chosen=3,
-        caption=f"a draw of {piece}",
-    )
-
-
-def compared(piece="b"):
-    def side(probability, score, removed_by=None):
-        return {"probability": probability, "score": score, "removed_by": removed_by}
-
-    candidates = [
-        {"id": 7, "piece": "a", "model": 0.5, "sides": [side(0.625, -0.5), side(0.75, 0.25)]},
-        {"id": 3, "piece": piece, "model": 0.25, "sides": [side(0.375, 0.75), side(None, None, "top_k")]},
-    ]
-    changes = [("top_k", "off", "1"), ("dialect", piece, "hf")]
-    return views.what_if(candidates, chosen=(3, 7), changes=changes, caption=f"a instead of {piece}")
-
-
-def answer(piece="b"):
-    facts, ways = [("rank", "8"), (piece, piece)], [("top_p", "from 0.937"), ("top_k", "")]
-    return views.why_not(f"{piece} was removed.", facts, ways, piece=piece)
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Elements(html.parser.HTMLParser):
@@ -91,65 +22,112 @@ class Elements(html.parser.HTMLParser):
 
     def __init__(self, page: str):
         super().__init__()
-        self.names: set[str] = set()
-        self.attributes: set[str] = set()
-        self.text = ""
+        self.tags: list[str] = []
+        self.named: set[tuple[str, str]] = set()
+        self.words: list[str] = []
+        self.text = self.style = ""
         self.feed(page)
 
     def handle_starttag(self, tag, attrs):
-        self.names.add(tag)
-        self.attributes |= {name for name, _ in attrs}
+        self.tags.append(tag)
+        self.named |= {(tag, name) for name, _ in attrs} | {(tag, "")}
+        self.words += [value or "" for name, value in attrs if name in ("title", "alt")]
+        assert all(value.startswith("data:image/png;base64,") for name, value in attrs if name in ("src", "href"))
 
     def handle_data(self, data):
-        self.text += data
+        self.text += f" {data}" if self.tags[-1:] != ["style"] else ""
+        self.style += data if self.tags[-1:] == ["style"] else ""
 
 
-def heat(piece: str = "a") -> views.View:
-    """Two rows and two columns, one of them marked; one cell empty."""
-    values = [[0.25, None], [-0.5, 1.0]]
-    return views.heat_map(values, rows=[piece, "b"], columns=[piece, "long"], caption=piece, marked=[True, False])
+DRAWN = (columns(), strips(), compared(), answer(), strip(), heat())
+HARMLESS = "".join(draw("x").html for draw in EVERY.values())
+every_view = pytest.mark.parametrize("draw", EVERY.values(), ids=EVERY)
 
 
-VIEWS_OF_A_PIECE = {
-    "strip": lambda piece: views.token_strip([token(piece, alternatives=[(piece, 0.5, 0.0, piece)])], prompt=[piece]),
-    "strip without cards": lambda piece: views.token_strip([token(piece, alternatives=[])]),
-    "columns": lambda piece: columns(piece, caption=piece, setting=piece, draw=piece),
-    "strips": lambda piece: strips(piece, note=piece),
-    "what if": compared,
-    "why not": answer,
-    "heat map": lambda piece: heat(piece),
-}
-DRAWN = (columns(), strips(), compared(), answer(), views.token_strip([token()], prompt=["x"]), heat())
-HARMLESS = "".join(view.html for view in DRAWN)
+def test_every_view_that_there_is_is_tested_here():
+    assert set(EVERY) == set(views.__all__) - {"COLOURS", "View", "save"}
 
 
-@pytest.mark.parametrize("piece", HOSTILE)
-@pytest.mark.parametrize("draw", VIEWS_OF_A_PIECE.values(), ids=VIEWS_OF_A_PIECE)
-def test_a_token_is_never_markup(draw, piece):
-    page, harmless = Elements(draw(piece).html), Elements(HARMLESS)
-    assert page.names <= harmless.names
-    assert page.attributes <= harmless.attributes
-    assert not re.search(r"[\x00\x1b\u202e]", draw(piece).html)
+@every_view
+def test_a_text_of_whatever_origin_is_never_markup(draw):
+    harmless = Elements(draw("x").html)
+    for text in HOSTILE:
+        html = draw(text).html
+        found = Elements(html)
+        assert found.named <= Elements(HARMLESS).named, text
+        if "\n" not in text:  # a newline is marked, by an element of its own
+            assert found.tags == harmless.tags, text
+        assert not re.search(r"[\x00\x1b\u200b\u2028\u202e\ufeff]", html + draw(text).text + draw(text).alt), text
+        assert found.style == harmless.style, text
 
 
-@pytest.mark.parametrize("draw", VIEWS_OF_A_PIECE.values(), ids=VIEWS_OF_A_PIECE)
+@every_view
 def test_the_same_data_give_the_same_bytes(draw):
     first, second = draw("x"), draw("x")
     assert (first.html, first.text, first.alt, repr(first)) == (second.html, second.text, second.alt, repr(second))
+    assert first.rows == second.rows and first == second
     assert draw("y").html != first.html
 
 
 def test_the_bytes_are_the_same_in_another_process():
     code = (
-        "from labkit import views\n"
-        "token = dict(piece='a', probability=.25, rank=1, entropy=1.5, alternatives=[('b', .5, .6, None)])\n"
-        "print(views.token_strip([token]).html)"
+        "import hashlib, every_view\n"
+        "views = [draw('<x>') for draw in every_view.EVERY.values()]\n"
+        "print(hashlib.sha256(repr([(v.html, v.text, v.alt, v.rows) for v in views]).encode()).hexdigest())"
     )
     outputs = {
-        subprocess.run([sys.executable, "-X", "utf8", "-c", code], capture_output=True, check=True).stdout
-        for _ in range(2)
+        subprocess.run(
+            [sys.executable, "-X", "utf8", "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
     }
     assert len(outputs) == 1
+
+
+@every_view
+def test_every_number_of_the_rows_is_in_the_html_and_in_the_text(draw):
+    view = draw("x")
+    assert view.rows
+    said = Elements(view.html.replace("<style>", "<!--").replace("</style>", "-->"))
+    in_html, in_text = numbers(" ".join([said.text, *said.words])), numbers(view.text)
+    for value in filter(None, values_of(view.rows)):
+        assert forms(value) & in_html, value
+        assert forms(value) & in_text or draw is EVERY["lens_grid"], value
+
+
+NOT_SHOWN = {"id", "index", "node", "parent", "layer", "head", "view", "token", "chosen", "current", "same", "now"}
+
+
+def values_of(row):
+    """Every number in rows, dictionaries and lists; but for what only names a row."""
+    if isinstance(row, dict):
+        return [v for key, value in row.items() if key not in NOT_SHOWN for v in values_of(value)]
+    if isinstance(row, list | tuple):
+        return [v for value in row for v in values_of(value)]
+    return [row] if isinstance(row, int | float) and not isinstance(row, bool) else []
+
+
+def forms(value):
+    """How a number may be written."""
+    percents = {base.percent(value)} if 0 <= value <= 1 else set()
+    with_places = {base.decimals(value, n) for n in range(1, 5)} | {stages.signed(value), breaks.number(value)}
+    return percents | ({str(value), f"{value:,}"} if isinstance(value, int) else with_places)
+
+
+def numbers(text):
+    return set(re.findall(r"[<>+−-]*\d[\d,]*(?:\.\d+)?", text)) | set(re.findall(r"\d[\d,]*(?:\.\d+)?", text))
+
+
+def test_what_is_stored_does_not_hang_on_the_last_digits_of_a_processor():
+    view = base.View(
+        "", "", "", ({"p": 0.1 + 0.2, "d": -1e-9, "n": float("nan"), "in": [{"x": float("-inf")}], "i": 3},)
+    )
+    assert view.rows == ({"p": 0.3, "d": 0.0, "n": None, "in": [{"x": None}], "i": 3},)
+    assert str(view.rows[0]["d"]) == "0.0"
+    assert base.decimals(-0.0001, 2) == "0.00" and base.decimals(None, 2) == "–" and stages.signed(-0.001) == "+0.00"
 
 
 def test_nothing_comes_from_elsewhere_and_nothing_is_a_script():
@@ -165,7 +143,7 @@ def test_a_view_says_html_and_text_to_jupyter():
 
 def test_the_strips_text_has_every_number():
     text = views.token_strip([token()]).text
-    for expected in ("25.0", "1.50", "b 50.0 → 60.0", "c 12.5 → removed by top-k"):
+    for expected in ("25.0", "1.50", "b 50.0 → 45.0 → 55.0 → 60.0", "c 12.5 → 10.0 → 8.0 → removed by top-k"):
         assert expected in text
 
 
@@ -254,7 +232,7 @@ def test_a_heat_map_has_every_number_and_none_where_there_is_none():
 
 
 def test_a_removed_candidate_is_struck_through_with_the_stage_that_removed_it():
-    assert "<tr class=lk-x><td>c<td>12.5<td>top-k" in views.token_strip([token()]).html
+    assert "<tr class=lk-x><td>c<td>12.5<td>10.0<td>8.0<td>✕ top-k" in views.token_strip([token()]).html
     assert '<td class=lk-x title="1.5 &lt; 2, logit b"><del>10.0</del><td class=lk-x>·' in columns().html
     assert all("line-through" in style for style in (base.CSS, stages.CSS))
 
@@ -276,7 +254,7 @@ def test_cards_are_shown_by_pointing_and_by_keyboard_without_a_script():
     page = views.token_strip([token()]).html
     assert 'tabindex=0 title="25.0 % · rank 1 · entropy 1.50"' in page
     assert "<span class=lk-c hidden>" in page  # without CSS it stays hidden, and the title says the numbers
-    assert ".lk-t:hover > .lk-c, .lk-t:focus > .lk-c" in base.CSS
+    assert ".lk-t:hover > .lk-c,.lk-t:focus > .lk-c" in base.CSS
 
 
 def test_prompt_tokens_are_told_apart_and_a_long_prompt_is_cut():
@@ -287,7 +265,7 @@ def test_prompt_tokens_are_told_apart_and_a_long_prompt_is_cut():
 
 @pytest.mark.parametrize("pieces", [list("the quick brown fox"), [" the", " quick", "\\xe2\\x80", "<br>", "日本"]])
 def test_the_size_budget(pieces):
-    alternatives = [(piece, 0.123456, 0.0, "repetition_penalty") for piece in [" there", "<&>", " a", "\\xf0\\x9f"] * 3]
+    alternatives = [alternative(p, 0.123456, 0.1, removed_by="typical_p") for p in [" there", "<&>", " a", "\\xf0"] * 3]
     strip = [token(piece, 0.123456, 12345, 10.123456, alternatives) for piece in pieces * 50]
     assert len(views.token_strip(strip).html.encode()) - len(base.CSS) <= 600 * len(strip)
     assert len("".join(tokens.token_html(t, index=i) for i, t in enumerate(strip)).encode()) <= 110 * len(strip)

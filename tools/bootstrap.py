@@ -170,7 +170,8 @@ def has_nvidia_gpu() -> bool:
 def run(arguments: list[str], environment: dict[str, str] | None = None) -> int:
     """The .venv's python. Ctrl-C is the child's business (JupyterLab asks back), so wait until it has ended."""
     # Threads of torch that wait for each other sleep instead of spinning: on busy cores that is many times faster.
-    child = subprocess.Popen([str(PYTHON), *arguments], env={"OMP_WAIT_POLICY": "passive", **os.environ, **(environment or {})})
+    variables = {"OMP_WAIT_POLICY": "passive", **os.environ, **(environment or {})}
+    child = subprocess.Popen([str(PYTHON), *arguments], env=variables)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())  # no server is left behind when this is ended
     while True:
         try:

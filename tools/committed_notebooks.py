@@ -9,9 +9,9 @@ import shutil
 import subprocess
 from pathlib import Path, PurePosixPath
 
-# With these, torch computes the same to the last bit on every x86 processor: its own kernels, MKL's and oneDNN's choose by
-# processor otherwise, and the order of a sum follows the number of threads. So what a notebook printed here is what it
-# prints anywhere. Slower code paths: for the notebooks that are stored and compared, not for people.
+# With these, torch computes the same to the last bit on every x86 processor: otherwise its own kernels, MKL's and
+# oneDNN's are chosen by processor, and the order of a sum follows the number of threads. So what a notebook printed
+# here is what it prints anywhere. Slower code paths: for the notebooks that are stored and compared, not for people.
 SAME_ARITHMETIC = {
     "ATEN_CPU_CAPABILITY": "default",
     "MKL_CBWR": "COMPATIBLE",

@@ -164,6 +164,84 @@ def repaint_time() -> float:
     return median(move)
 
 
+def repaint_time_50k() -> float:
+    """A slider of the microscope moves, 50,257 tokens: until its columns are drawn, in the kernel."""
+    import torch
+
+    from labkit.widgets import SamplingMicroscope
+
+    logits = torch.randn(50_257, generator=torch.Generator().manual_seed(0)) * 3
+    microscope = SamplingMicroscope(logits)
+    values = iter(i / 100 for i in range(50, 150))
+
+    def move() -> float:
+        start = time.perf_counter()
+        microscope.controls.sliders["temperature"].value = next(values)
+        return time.perf_counter() - start
+
+    try:
+        return median(move)
+    finally:
+        microscope.close()
+
+
+def strip_time(n: int = 2000) -> float:
+    """A token strip with cards, drawn in the kernel."""
+    from labkit import views
+
+    stages = {"model": 0.25, "after temperature": 0.25, "after filters": 0.25}
+    other = {"piece": "b", "probabilities": stages, "removed_by": None}
+    token = {"piece": "a", "probability": 0.5, "rank": 0, "entropy": 1.5, "alternatives": [other] * 6}
+
+    def draw() -> float:
+        start = time.perf_counter()
+        views.token_strip([token] * n)
+        return time.perf_counter() - start
+
+    return median(draw)
+
+
+def head_grid_cost(n: int = 256) -> tuple[float, float]:
+    """12 × 12 heads of n tokens on one page: seconds in the kernel, and megabytes."""
+    import torch
+
+    from labkit import views
+
+    random = torch.Generator().manual_seed(0)
+    scores = torch.randn(12, 12, n, n, generator=random).masked_fill(~torch.ones(n, n).tril().bool(), float("-inf"))
+    patterns = [layer.numpy() for layer in scores.softmax(dim=-1)]
+    sizes = []
+
+    def draw() -> float:
+        start = time.perf_counter()
+        sizes.append(len(views.attention_grid(patterns).html.encode()))
+        return time.perf_counter() - start
+
+    return median(draw, runs=3), sizes[0] / 2**20
+
+
+def streaming_cost(new_tokens: int = 400) -> float:
+    """How many times as long as ``generate`` a playground takes for the same tokens, each painted as it comes."""
+    import labkit
+    from labkit.widgets import GenerationPlayground
+
+    lm, seeds = labkit.load(SOURCE), iter(range(100))
+    playground = GenerationPlayground(lm, "To be", labkit.Settings(max_new_tokens=new_tokens))
+    playground.live.value = False
+
+    def cost() -> float:
+        playground.settings = settings = playground.settings.replace(seed=next(seeds))
+        start = time.perf_counter()
+        labkit.generate(lm, "To be", settings)
+        alone = time.perf_counter() - start
+        start = time.perf_counter()
+        playground.run(wait=False)
+        playground._background.wait()  # the result, with the alternatives of every token, is not asked for
+        return (time.perf_counter() - start) / alone
+
+    return median(cost)
+
+
 def record_time() -> float:
     """One step with its stage record: GPT-2's vocabulary, the default stages, one core."""
     import torch
@@ -264,6 +342,13 @@ def main() -> int:
     seconds("import labkit, beyond import torch", median(import_time), 0.25)
     seconds(f"load {SOURCE}, after import", median(load_time), 0.5)
     seconds("a slider move to a repainted distribution", repaint_time(), 0.1)
+    seconds("the same with 50,257 tokens, in the kernel", repaint_time_50k(), 0.03)
+    seconds("a strip of 2,000 tokens with cards, in the kernel", strip_time(), 0.3)
+    time_taken, megabytes = head_grid_cost()
+    seconds("12 x 12 heads of 256 tokens on one page", time_taken, 1.0)
+    show("its size", f"{megabytes:.2f} MB", "<= 7 MB", megabytes <= 7)
+    cost = streaming_cost()
+    show("a run painted in the playground, against generate", f"{cost:.3f} x", "<= 1.05 x", cost <= 1.05)
     seconds("labkit --help", median(help_time), 0.5)
     seconds(f"labkit generate {SOURCE}: shell to first word", median(first_word_time, runs=3), 3.0)
     difference, same = cache_difference()

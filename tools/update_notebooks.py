@@ -1,8 +1,8 @@
 """Runs the notebooks and stores their fresh outputs, tidied so that a diff shows only code and changed facts.
 
-    python tools/update_notebooks.py                         all of them, and the map in 00_start_here
-    python tools/update_notebooks.py notebooks/10_*.ipynb    these only, and the map
-    python tools/update_notebooks.py --check                 write nothing; exit status 1 if something would change
+python tools/update_notebooks.py                         all of them, and the map in 00_start_here
+python tools/update_notebooks.py notebooks/10_*.ipynb    these only, and the map
+python tools/update_notebooks.py --check                 write nothing; exit status 1 if something would change
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from committed_notebooks import SAME_ARITHMETIC
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+
+from labkit.sweep.polling import PollingKernelManager
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
@@ -70,7 +72,9 @@ def execute(notebook: NotebookNode, folder: Path) -> str | None:
     """Runs all cells with fresh outputs; what went wrong, or None."""
     resources = {"metadata": {"path": str(folder)}}
     try:
-        NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name=KERNEL["name"], resources=resources).execute()
+        client = NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name=KERNEL["name"], resources=resources)
+        client.kernel_manager_class = PollingKernelManager  # nbclient's own may hang on Output widgets
+        client.execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         return str(error)
     return None

@@ -211,9 +211,7 @@ def latent_layers(native: Mapping[str, Tensor]) -> set[int]:
     return {int(m[1]) for name in native if (m := BLOCK.fullmatch(name)) and OF_LATENT_ATTENTION.fullmatch(m[2])}
 
 
-def block_size(
-    native: Mapping[str, Tensor], said: Mapping[str, Any], path: Path, notes: list[str]
-) -> dict[str, Any]:
+def block_size(native: Mapping[str, Tensor], said: Mapping[str, Any], path: Path, notes: list[str]) -> dict[str, Any]:
     """Side of the mask buffers. The buffers are not used otherwise: attention is causal whatever they hold."""
     shapes = {tuple(tensor.shape) for name, tensor in native.items() if is_mask(name)}
     sides = {shape[0] for shape in shapes if len(shape) == 2 and shape[0] == shape[1]}
@@ -243,9 +241,7 @@ def check_pattern(config: SwaMlaConfig, native: Mapping[str, Tensor], path: Path
             )
 
 
-def with_ranks(
-    config: SwaMlaConfig, native: Mapping[str, Tensor], path: Path, notes: list[str]
-) -> SwaMlaConfig:
+def with_ranks(config: SwaMlaConfig, native: Mapping[str, Tensor], path: Path, notes: list[str]) -> SwaMlaConfig:
     """The config with ranks that grow with depth, if the file's do; other differences are a contradiction."""
     matrices = {i: native.get(f"transformer.h.{i}.attn.wkv_b.weight") for i in latent_layers(native)}
     ranks = {i: matrix.shape[1] for i, matrix in sorted(matrices.items()) if matrix is not None and matrix.ndim == 2}

@@ -14,9 +14,12 @@ COMMANDS = {
     "chat": "Talk with a model.",
     "batch": "Continue many prompts from a file, into JSON Lines.",
     "compare": "Put two checkpoints, settings or precisions side by side; several in a table.",
+    "bench": "Measure how fast a checkpoint is, with intervals; against another engine, and against last week.",
+    "sweep": "Run a notebook over a grid of parameters, resumable, here or on a cluster.",
     "eval": "Measure the loss on a text, or the share of questions answered.",
     "inspect": "Say what a checkpoint is: family, size, tokenizer, training, and what looks odd.",
     "convert": "Write a checkpoint anew: as safetensors, for transformers, or weights alone.",
+    "serve": "Chat and playground in a browser, for several visitors and people without JupyterLab.",
     "train": "Train a small model from a file of configs/training/.",
 }
 
@@ -28,6 +31,7 @@ ALIASES = {
     "repo-id": "hf-model",
     "repo-revision": "revision",
     "max-tokens": "max-new-tokens",
+    "gen-tokens": "max-new-tokens",
     "use-kv-cache": "use-cache",
     "no-use-kv-cache": "no-use-cache",
     "no-sample": "greedy",

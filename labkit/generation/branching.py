@@ -1,5 +1,6 @@
 """Branches: another token at some place of a generation, and on from there."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ConfigError, TokenizerError
@@ -32,28 +33,41 @@ def branch(
         at: index of the chosen token, 0 … len(generation.ids).
         sampler, changes: as in ``generate``; what is not changed is as in the generation.
     """
+    return branch_run(lm, generation, at, [token_id], sampler=sampler, **changes).finish()
+
+
+def branch_run(
+    lm: LanguageModel,
+    generation: Generation,
+    at: int,
+    forced: Sequence[int] = (),
+    *,
+    sampler: Sampler | None = None,
+    **changes: Any,
+) -> Run:
+    """A branch to iterate over: ``generation.ids[:at]``, then the forced ids, if any, and on from there.
+
+    Where a stage remembers more than the ids, the steps before ``at`` are gone through again, and come first.
+    """
     if type(at) is not int or not 0 <= at <= len(generation.ids):
         raise ConfigError(f"at is {at!r}; it must be from 0 to {len(generation.ids)}, the new tokens there are")
-    if type(token_id) is not int or not 0 <= token_id < lm.vocab_size:
-        raise TokenizerError(f"id {token_id!r} is outside the vocabulary 0 … {lm.vocab_size - 1}")
+    for token_id in forced:
+        if type(token_id) is not int or not 0 <= token_id < lm.vocab_size:
+            raise TokenizerError(f"id {token_id!r} is outside the vocabulary 0 … {lm.vocab_size - 1}")
     settings = settings_for(lm, generation.settings, changes)
     sampler = sampler or Sampler.from_settings(**settings.sampling())
     kept = generation._cache
     run = Run(lm, generation.prompt_ids, settings, sampler, stream=generation.stream, keep_cache=kept is not None)
     run.notes = tuple(dict.fromkeys((*generation.notes, *run.notes)))
-    try:
-        if remembers(sampler):  # what it remembers of the steps before has to be gone through again
-            run.kept = at
-            for before in generation.ids[:at]:
-                run.advance(forced=before)
-        else:
-            run.take_over(generation, at)
-            if kept is not None and run.prompt_ids == generation.prompt_ids:
-                run.feed.resume(run, kept)
-        run.advance(forced=token_id)
-    except KeyboardInterrupt:
-        return run.result()
-    return run.finish()
+    if remembers(sampler):  # what it remembers of the steps before has to be gone through again
+        run.forced = [*generation.ids[:at], *forced]
+    else:
+        run.take_over(generation, at)
+        run.forced = list(forced)
+        if kept is not None and run.prompt_ids == generation.prompt_ids:
+            run.feed.resume(run, kept)
+    run.kept = at + max(0, len(forced) - 1)  # of the chosen tokens only the last one may end the run
+    return run
 
 
 def remembers(sampler: Sampler) -> bool:

@@ -131,6 +131,7 @@ class Row:
         self.ids, self.kept = generation.ids[:at], at
         self.logprobs, self.raw_logprobs = generation.logprobs[:at], generation.raw_logprobs[:at]
         self._text = text_of(self.lm.tokenizer, self.ids, self.settings, self.kept)
+        self.finish_reason = self._limit()
 
     def choose(self, logits: Tensor, forced: int | None = None) -> Step:
         """Stages, draw and bookkeeping of one step.

@@ -17,6 +17,9 @@ class Run(Row, Iterator[Step]):
 
     Args:
         keep_cache: the result privately keeps the cache, for ``branch``.
+
+    Attributes:
+        forced: the next tokens, which are taken whatever draw, limits and stops say.
     """
 
     def __init__(
@@ -32,19 +35,18 @@ class Run(Row, Iterator[Step]):
         super().__init__(lm, prompt, settings, sampler, stream)
         self.feed = Feed(lm.model, settings)
         self.keep_cache = keep_cache
+        self.forced: list[int] = []
 
     def __next__(self) -> Step:
-        if self.finish_reason is not None:
+        if self.finish_reason is not None and not self.forced:
             raise StopIteration
-        return self.advance()
-
-    def advance(self, forced: int | None = None) -> Step:
-        """One more token: the one that is drawn, or the one that is forced."""
         try:
-            return self.choose(self.feed([self])[0], forced)
+            step = self.choose(self.feed([self])[0], self.forced[0] if self.forced else None)
         except BaseException:
             self.feed.groups = []  # the cache may be a token ahead
             raise
+        del self.forced[:1]
+        return step
 
     def finish(self) -> Generation:
         """To the end, or to an interrupt (Ctrl-C)."""

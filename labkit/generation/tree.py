@@ -49,12 +49,14 @@ class BranchTree:
         """That of the current node."""
         return self.nodes[self.current].generation
 
-    def add(self, generation: Generation, at: int, label: str | None = None) -> int:
-        """A branch of the current node becomes the current one; its number."""
-        parent = self.generation
-        if generation.prompt_ids != parent.prompt_ids or generation.ids[:at] != parent.ids[:at]:
-            raise ConfigError(f"at is {at}: the generation is no branch of the current one, whose ids it must share")
-        self.nodes.append(Node(label or f"branch {len(self.nodes)}", self.current, at, generation))
+    def add(self, generation: Generation, at: int, label: str | None = None, parent: int | None = None) -> int:
+        """A branch of a node (None: of the current one) becomes the current one; its number."""
+        parent = self.current if parent is None else parent
+        left = self.nodes[parent].generation
+        if generation.prompt_ids != left.prompt_ids or generation.ids[:at] != left.ids[:at]:
+            name = "the current one" if parent == self.current else f"node {parent}"
+            raise ConfigError(f"at is {at}: the generation is no branch of {name}, whose ids it must share")
+        self.nodes.append(Node(label or f"branch {len(self.nodes)}", parent, at, generation))
         self.go(len(self.nodes) - 1)
         return self.current
 
@@ -65,14 +67,22 @@ class BranchTree:
         self._place += 1
         self._visited[self._place :] = [node]
 
+    @property
+    def can_undo(self) -> bool:
+        return self._place > 0
+
+    @property
+    def can_redo(self) -> bool:
+        return self._place + 1 < len(self._visited)
+
     def undo(self) -> bool:
         """Back to the node that was current before; False if there is none."""
-        self._place -= (moved := self._place > 0)
+        self._place -= (moved := self.can_undo)
         return moved
 
     def redo(self) -> bool:
         """What undo left becomes current again; False if there is nothing to redo."""
-        self._place += (moved := self._place + 1 < len(self._visited))
+        self._place += (moved := self.can_redo)
         return moved
 
     def path(self, node: int | None = None) -> list[int]:

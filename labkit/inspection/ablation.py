@@ -13,7 +13,7 @@ from ..generation import encode_prompt
 from ..language_model import LanguageModel
 from ..sampling import Sampler, StepContext
 from .effects import Effect, effect
-from .hooks import At, capture, edit
+from .hooks import At, apart, capture, edit
 from .reading import batch_of, pieces, place, token_id
 from .site_names import resolve, sites
 
@@ -116,7 +116,7 @@ def ablate(
     context = StepContext(rows, [[]] * len(rows), stream=[0] * len(rows))
     effects = []
     for part in tqdm(parts, desc="ablating", disable=not progress, leave=False, delay=1):
-        with edit(lm, {one: stand_in(one) for one in expanded[part]}):
+        with apart(), edit(lm, {one: stand_in(one) for one in expanded[part]}):
             after = next_logits(lm, batch)
         effects.append(effect(before, after, goals, versus=others, sampler=chooser, context=context))
     return Ablation(
@@ -198,7 +198,7 @@ def stand_ins(
     if how == "resample":
         chosen = int(torch.randint(len(rows), (1,), generator=torch.Generator().manual_seed(seed)))
         donor, rows = rows[chosen], [rows[chosen]]
-    with capture(lm, sorted({part.site for part in parts})) as acts:
+    with apart(), capture(lm, sorted({part.site for part in parts})) as acts:
         next_logits(lm, batch_of(lm, rows))
     values: Mapping[str, Tensor] = {name: acts[name].mean(dim=0, keepdim=True) for name in acts}  # (1, …, T, …)
 

@@ -11,7 +11,7 @@ from ..errors import ConfigError, ContextError
 from ..language_model import LanguageModel
 from ..layers.mask import Window, attend_mask
 from ..settings import Settings
-from .hooks import capture, weights
+from .hooks import apart, capture, weights
 from .reading import pieces, read
 
 PROPERTIES = {
@@ -116,7 +116,7 @@ def attention(
     Raises:
         ContextError: more than the context holds, or a run that left it.
     """
-    with capture(lm, ["blocks.*.q", "blocks.*.k"]) as acts:
+    with apart(), capture(lm, ["blocks.*.q", "blocks.*.k"]) as acts:
         ids = read(lm, prompt, settings, changes)
     blocks: list[Any] = list(lm.model.blocks)
     q = tuple(acts[f"blocks.{i}.q"][0] for i in range(len(blocks)))

@@ -15,7 +15,7 @@ from ..layers.latent_attention import LatentAttention
 from ..layers.mask import consecutive
 from ..layers.norm import DynamicTanh
 from ..models import CausalLM
-from .hooks import capture
+from .hooks import apart, capture, only_here
 from .reading import pieces, place, rounded, token_id
 
 
@@ -123,7 +123,7 @@ def attribute(
     at = place(position, len(every_id))
     ids, n_layer = every_id[: at + 1], len(lm.model.blocks)
     sites = [f"blocks.{i}.{name}" for i in range(n_layer) for name in ("z", "mlp_out")]
-    with capture(lm, [*sites, "resid_final"]) as acts:
+    with apart(), capture(lm, [*sites, "resid_final"]) as acts:
         logits = lm.logits(ids)[-1].double()  # (V,)
     goal = int(logits.argmax()) if target is None else token_id(lm, target)
     other = None if versus is None else token_id(lm, versus)
@@ -196,15 +196,16 @@ def head_parts(attn: nn.Module, z: Tensor) -> tuple[Tensor, Tensor | None]:
 @contextmanager
 def only_adding(model: CausalLM, added: Sequence[Tensor]) -> Iterator[None]:
     """Each block adds a given tensor and does nothing else: what is left is the wiring between the blocks."""
-    handles = [
-        block.register_forward_hook(lambda module, args, output, extra=extra: args[0] + extra)
-        for block, extra in zip(model.blocks, added, strict=True)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with apart():
+        handles = [
+            block.register_forward_hook(only_here(lambda module, args, output, extra=extra: args[0] + extra))
+            for block, extra in zip(model.blocks, added, strict=True)
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 def stream_weights(model: CausalLM) -> Tensor:

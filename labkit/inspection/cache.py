@@ -14,7 +14,7 @@ from ..generation.steps import decode_step, prefill
 from ..language_model import LanguageModel
 from ..layers.latent_attention import LatentAttention
 from ..settings import Settings
-from .hooks import capture
+from .hooks import apart, capture
 
 TOLERANCE = 1e-4  # of logits in float32
 
@@ -88,7 +88,7 @@ def cache_report(lm: LanguageModel, prompt: str | Sequence[int]) -> CacheReport:
     ids, _ = encode_prompt(lm, prompt)
     ids = ids[visible_from(len(ids), lm.model.block_size, "crop") :]
     cache = lm.model.new_cache()
-    with capture(lm, ["blocks.*.k", "blocks.*.v"]) as acts:
+    with apart(), capture(lm, ["blocks.*.k", "blocks.*.v"]) as acts:
         prefill(lm.model, [ids[:1]], cache)
         for token_id in ids[1:]:
             decode_step(lm.model, [token_id], cache)
@@ -236,7 +236,7 @@ def audit_cache(
             logits = prefill(model, [ids[start:n]], cache)[0]
         if (n - len(written.prompt_ids)) % every and n < len(ids):
             continue
-        with capture(lm, ["blocks.*.k", "blocks.*.v"]) as fresh:
+        with apart(), capture(lm, ["blocks.*.k", "blocks.*.v"]) as fresh:
             plain = prefill(model, [ids[start:n]], None)[0]
         found, difference = compare_stores(lm, cache, fresh, n - start, tolerance)
         faults += [f"at {n} tokens, {fault}" for fault in found]

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..generation import encode_prompt
 from ..language_model import LanguageModel
-from .hooks import capture
+from .hooks import apart, capture
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,7 +79,7 @@ def fit_lens(lm: LanguageModel, texts: Sequence[str | Sequence[int]], *, ridge: 
     sites = stream_sites(lm)
     seen = []
     for text in [texts] if isinstance(texts, str) else texts:
-        with capture(lm, sites) as acts:
+        with apart(), capture(lm, sites) as acts:
             lm.logits(encode_prompt(lm, text)[0])
         seen.append(torch.stack([normed_stream(lm, acts[site][0]) for site in sites]))  # (P, T, C)
     x = torch.cat(seen, dim=1).double()  # (P, n, C)

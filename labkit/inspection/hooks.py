@@ -4,11 +4,13 @@
         labkit.generate(lm, "To be")
     acts["blocks.0.pattern"]          # (B, H, n, n): prompt and continuation in one picture
 
-Hooks are PyTorch's own and are gone when the ``with`` block ends, however it ends.
+Hooks are PyTorch's own and are gone when the ``with`` block ends, however it ends. They act in every thread that runs
+the model, unless they were opened within ``apart()``.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,25 @@ from ..language_model import LanguageModel
 from .site_names import Site, module_of, resolve, value_of
 
 MOST_BYTES = 2 << 30
+_APART: ContextVar[tuple[object, ...]] = ContextVar("apart", default=())
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """What is captured and edited within acts on what runs within, and on no other run of the model: for whatever may
+    share it with another thread, such as a widget that writes meanwhile."""
+    before = _APART.set((*_APART.get(), object()))
+    try:
+        yield
+    finally:
+        _APART.reset(before)
+
+
+def only_here(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """The hook, for forwards that run where it is opened; if that is not ``apart``, for all."""
+    if not (chain := _APART.get()):
+        return hook
+    return lambda *args: hook(*args) if chain[-1] in _APART.get() else None
 
 
 @dataclass(frozen=True)
@@ -45,9 +66,10 @@ class Where:
         self.k_positions = torch.empty(0)  # (B, S)
         self.handles: list[Any] = []
         for block in lm.model.blocks:
-            self.handles.append(block.register_forward_pre_hook(self._enter_block))
-            self.handles.append(block.get_submodule("attn").register_forward_pre_hook(self._enter_attention))
-            self.handles.append(block.get_submodule("attn.core").register_forward_pre_hook(self._enter_core))
+            attn, core = block.get_submodule("attn"), block.get_submodule("attn.core")
+            self.handles.append(block.register_forward_pre_hook(only_here(self._enter_block)))
+            self.handles.append(attn.register_forward_pre_hook(only_here(self._enter_attention)))
+            self.handles.append(core.register_forward_pre_hook(only_here(self._enter_core)))
         self._store: Any = None
 
     def _enter_block(self, module: nn.Module, args: Any) -> None:
@@ -193,7 +215,7 @@ def capture(
     try:
         for site in chosen:
             module = module_of(lm.model, site)
-            where.handles.append(module.register_forward_hook(_reader(acts, site, where)))
+            where.handles.append(module.register_forward_hook(only_here(_reader(acts, site, where))))
         yield acts
     finally:
         for handle in where.handles:
@@ -239,13 +261,13 @@ def _register(lm: LanguageModel, site: Site, at: At, function: Callable[[Tensor]
     if argument == "pattern":
         raise ConfigError(f"{site.name} is computed from q and k and only read; edit q, k, v or z")
     if argument == "output":
-        return module.register_forward_hook(lambda m, args, output: edited(output, site, at, function, where))
+        return module.register_forward_hook(only_here(lambda m, args, out: edited(out, site, at, function, where)))
     place = "qkv".index(argument) if argument in "qkv" else 0
 
     def replace(module: nn.Module, args: Any) -> Any:
         return (*args[:place], edited(args[place], site, at, function, where), *args[place + 1 :])
 
-    return module.register_forward_pre_hook(replace)
+    return module.register_forward_pre_hook(only_here(replace))
 
 
 def edited(value: Tensor, site: Site, at: At, function: Callable[[Tensor], Tensor], where: Where) -> Tensor:

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from ..language_model import LanguageModel
 from ..settings import Settings
 from .fitted_lens import LensFit, normed_stream, stream_sites, unembedded
-from .hooks import capture
+from .hooks import apart, capture
 from .reading import pieces, place, read, token_id
 
 CAUTION = (
@@ -166,7 +166,7 @@ def logit_lens(
     n_layer = len(lm.model.blocks)
     sites = stream_sites(lm)
     follow = tuple(dict.fromkeys(token_id(lm, token) for token in tracked))
-    with capture(lm, sites) as acts:
+    with apart(), capture(lm, sites) as acts:
         ids = read(lm, prompt, settings, changes)
     x = torch.stack([normed_stream(lm, acts[site][0]) for site in sites])  # (P, T, C)
     if fit is not None:

@@ -14,7 +14,7 @@ from ..language_model import LanguageModel
 from ..sampling import Sampler, StepContext
 from ..settings import Settings
 from .effects import Effect, effect
-from .hooks import capture, edit
+from .hooks import apart, capture, edit
 from .reading import pieces, rounded, token_id
 from .site_names import KINDS
 
@@ -127,7 +127,7 @@ def patch(
         raise ContextError(f"the prompts have {len(good)} and {len(bad)} tokens; patching needs equally many")
     wanted = [token_id(lm, token) for token in (target, versus) if token is not None]
     names = [f"blocks.{i}.{site}" for i in range(len(lm.model.blocks))]
-    with capture(lm, names) as acts:
+    with apart(), capture(lm, names) as acts:
         m_clean = float(difference(lm.logits(good)[-1:], wanted))
     before = lm.logits(bad)[-1:]  # (1, V)
     m_corrupt = float(difference(before, wanted))
@@ -169,7 +169,7 @@ def patched(lm: LanguageModel, ids: list[int], name: str, kept: Tensor, axis: in
         return out
 
     batch = torch.tensor([ids] * len(places), device=lm.device)  # (n, T)
-    with edit(lm, {name: replace}):
+    with apart(), edit(lm, {name: replace}):
         return lm.model(batch)[:, -1].float().cpu()
 
 

@@ -18,7 +18,7 @@ from ..generation import encode_prompt, generate
 from ..language_model import LanguageModel
 from ..settings import Settings
 from .distributions import kl_divergence
-from .hooks import At, capture, edit
+from .hooks import At, apart, capture, edit
 from .reading import rounded, token_id
 from .site_names import resolve
 
@@ -88,7 +88,7 @@ def steering_vector(
     def mean(texts: Sequence[str]) -> Tensor:
         seen = []
         for text in texts:
-            with capture(lm, site) as acts:
+            with apart(), capture(lm, site) as acts:
                 lm.logits(encode_prompt(lm, text)[0])
             values = acts[site][0]  # (T, C)
             norms.append(float(values.norm(dim=-1).mean()))

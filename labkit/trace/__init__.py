@@ -2,7 +2,17 @@
 
 from .answers import StepChange, WhatIfRun
 from .reading import load_trace
-from .recorder import record
+from .recorder import named_ids, record, trace_of
 from .run import RecordedStep, Replay, Trace
 
-__all__ = ["RecordedStep", "Replay", "StepChange", "Trace", "WhatIfRun", "load_trace", "record"]
+__all__ = [
+    "RecordedStep",
+    "Replay",
+    "StepChange",
+    "Trace",
+    "WhatIfRun",
+    "load_trace",
+    "named_ids",
+    "record",
+    "trace_of",
+]

@@ -1,6 +1,7 @@
 """load_trace: a trace from its file, checked before anything is believed."""
 
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,6 +67,8 @@ def trace_from(data: Mapping[str, Any], tensors: Mapping[str, Tensor], vocabular
     check(vocabulary_hash(vocabulary) == written, "the vocabulary is not the one it was saved with")
     steps = steps_from(data["steps"], tensors, n)
     check([step.id for step in steps] == data["ids"], "ids and steps do not agree")
+    given = data.get("given", 0)  # not there before 1.1
+    check(type(given) is int and 0 <= given <= len(steps), f"given is {given!r}, of {len(steps)} ids")
     return Trace(
         prompt_ids=data["prompt_ids"],
         ids=data["ids"],
@@ -78,6 +81,7 @@ def trace_from(data: Mapping[str, Any], tensors: Mapping[str, Tensor], vocabular
         end_ids=tuple(data["end_ids"]),
         model=model,
         pieces_by_id=None if vocabulary is None else tuple(vocabulary),
+        given=given,
     )
 
 
@@ -95,9 +99,9 @@ def steps_from(
     steps = []
     for row in rows:
         logits: Any = (full if row["full"] else partial).pop(0)
-        numbers = (float(row[name]) for name in ("logprob", "raw_logprob", "entropy"))
-        logprob, raw_logprob, entropy = numbers
-        steps.append(RecordedStep(row["id"], logprob, raw_logprob, int(row["rank"]), entropy, logits))
+        logprob = -math.inf if row["logprob"] is None else float(row["logprob"])
+        numbers = logprob, float(row["raw_logprob"]), int(row["rank"]), float(row["entropy"])
+        steps.append(RecordedStep(row["id"], *numbers, logits))
     return tuple(steps)
 
 

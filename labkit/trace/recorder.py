@@ -8,7 +8,7 @@ import torch
 from labkit import __version__
 
 from ..errors import ConfigError
-from ..generation import stream
+from ..generation import Run, stream
 from ..generation.rows import end_ids
 from ..language_model import LanguageModel
 from ..sampling import AllowedIds, ForbiddenIds, LogitBias, Sampler
@@ -41,7 +41,7 @@ def record(
         if type(value) is not int or value < least:
             raise ConfigError(f"{name} is {value!r}; it must be a whole number from {least}")
     run = stream(lm, prompt, settings, sampler=sampler, **changes)
-    named = {*run.prompt_ids, *end_ids(lm, run.settings), *ids_named(run.sampler)}
+    named = named_ids(run)
     steps: list[RecordedStep] = []
     spent = 0
     try:
@@ -52,7 +52,16 @@ def record(
             steps.append(RecordedStep(step.id, step.logprob, step.raw_logprob, step.rank, step.entropy, logits))
     except KeyboardInterrupt:
         pass
-    done = run.result()
+    return trace_of(run, steps)
+
+
+def trace_of(run: Run, steps: Sequence[RecordedStep], given: int = 0) -> Trace:
+    """A run and the steps that were kept of it, as a Trace.
+
+    Args:
+        given: so many of the first ids were taken over from another run, or chosen by hand.
+    """
+    lm, done = run.lm, run.result()
     facts = lm.checkpoint
     return Trace(
         prompt_ids=done.prompt_ids,
@@ -76,13 +85,14 @@ def record(
             "torch": torch.__version__,
         },
         tokenizer=lm.tokenizer,
+        given=given,
     )
 
 
-def ids_named(sampler: Sampler) -> set[int]:
-    """Ids that stages name, whose logits the compact form keeps."""
-    ids: set[int] = set()
-    for stage in sampler.stages:
+def named_ids(run: Run) -> set[int]:
+    """Ids of the prompt and those that ends and stages name: the compact form keeps their logits."""
+    ids = {*run.prompt_ids, *end_ids(run.lm, run.settings)}
+    for stage in run.sampler.stages:
         if isinstance(stage, AllowedIds | ForbiddenIds):
             ids |= set(stage.ids)
         elif isinstance(stage, LogitBias):

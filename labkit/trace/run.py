@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, LabkitError, SamplingError, TokenizerError
-from ..generation import FinishReason, stream
+from ..generation import FinishReason, Generation, stream
 from ..generation.branching import remembers
 from ..language_model import LanguageModel
 from ..sampling import Sampler, SamplingTrace, StepContext
@@ -64,6 +64,8 @@ class Trace:
         sampler: the stages and the draw that chose the tokens.
         end_ids: ids that no step may choose before ``settings.min_new_tokens``.
         model: facts of the model and the versions: family, format, dtype, device, sha256, vocab_size, labkit, torch …
+        given: so many of the first ids were not drawn: they come from the run that this one is a branch of, or a person
+            chose them.
     """
 
     prompt_ids: list[int]
@@ -78,6 +80,7 @@ class Trace:
     model: Mapping[str, Any]
     tokenizer: Tokenizer | None = None
     pieces_by_id: tuple[str, ...] | None = None
+    given: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -96,6 +99,22 @@ class Trace:
     def pieces(self) -> list[str]:
         """What each new id stands for by itself; its number where there is no tokenizer."""
         return [self.vocabulary[i] if self.vocabulary else numbered(i) for i in self.ids]
+
+    @property
+    def generation(self) -> Generation:
+        """The run without its logits, for ``labkit.branch`` to go on from."""
+        ended_by_choice = self.given == len(self.ids) and self.finish_reason in ("stop", "eos")
+        return Generation(
+            ids=list(self.ids),
+            prompt_ids=list(self.prompt_ids),
+            finish_reason=self.finish_reason,
+            notes=self.notes,
+            settings=self.settings,
+            tokenizer=self.tokenizer,
+            logprobs=[step.logprob for step in self.steps],
+            raw_logprobs=[step.raw_logprob for step in self.steps],
+            kept=self.given - ended_by_choice,
+        )
 
     @property
     def compact(self) -> tuple[int, ...]:
@@ -251,7 +270,8 @@ class Trace:
         writing.save(self, Path(path))
 
     def replay(self, lm: LanguageModel, tolerance: float = TOLERANCE) -> Replay:
-        """Run the model over the same ids and compare logits and tokens, up to the first mismatch.
+        """Run the model over the same ids and compare logits and tokens, up to the first mismatch. Of tokens that were
+        given the logits are compared.
 
         Args:
             tolerance: how much a logit may differ; more than the default for weights in 16 bits.
@@ -262,6 +282,7 @@ class Trace:
             return Replay(False, 0, 0, what, float("inf"), tolerance)
         largest = 0.0
         run = stream(lm, self.prompt_ids, self.settings, sampler=self.sampler)
+        run.kept, run.forced = self.generation.kept, self.ids[: self.given]
         for i, before in enumerate(self.steps):
             if (now := next(run, None)) is None:
                 return Replay(False, i, i, f"the run ended ({run.finish_reason})", largest, tolerance)

@@ -6,6 +6,7 @@ Times in the zip are fixed and compression is one and the same, so that equal tr
 import dataclasses
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..sampling import Greedy, Gumbel, LlamaCppDist, NanochatMultinomial, Sample
 from ..sampling.orders import LLAMA_CPP_MIROSTAT, ORDERS
 from ..sampling.partial import PartialLogits
 
-FORMAT, VERSION = "labkit-trace", (1, 0)  # a reader refuses another first number, and ignores fields it does not know
+FORMAT, VERSION = "labkit-trace", (1, 1)  # a reader refuses another first number, and ignores fields it does not know
 STAGES = {kind.__name__: kind for order in (*ORDERS.values(), LLAMA_CPP_MIROSTAT) for kind in order}
 DRAWS = {
     kind.__name__: kind
@@ -45,10 +46,11 @@ def header(trace: Any) -> dict[str, Any]:
         "settings": trace.settings.to_dict(),
         "sampler": sampler_dict(trace.sampler),
         "end_ids": list(trace.end_ids),
+        "given": trace.given,
         "steps": [
             {
                 "id": step.id,
-                "logprob": step.logprob,
+                "logprob": step.logprob if step.logprob > -math.inf else None,
                 "raw_logprob": step.raw_logprob,
                 "rank": step.rank,
                 "entropy": step.entropy,

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .base import BASE_CSS, View, escape, label, page, percent, style_sheet, text_table, visible
+from .base import BASE_CSS, View, captioned, escape, label, page, percent, style_sheet, text_table, visible
+from .charts import bars
 from .stages import signed
 from .tokens import stage_name
 
@@ -32,18 +33,25 @@ def what_if(
     """
     widest = max((side["probability"] or 0 for c in candidates for side in c["sides"]), default=1.0) or 1.0
     rows = "".join(_html_row(c, chosen, widest) for c in candidates)
-    words = [f"{stage_name(name)} {before} → {after}" for name, before, after in changes]
+    words = [visible(f"{stage_name(name)} {old} → {new}", spaces=False) for name, old, new in changes]
     alt = f"the same draw under two settings: {', '.join(words) or 'nothing changed'}"
     head = (
         f"<tr><th>token<th>model{''.join(f'<th>{label(name)}<th>score' for name in names)}"
-        f"<tr class=lk-changes><th colspan=2><td colspan=4>{label(', '.join(words) or 'the settings are the same')}"
+        f"<tr class=lk-changes><th colspan=2><td colspan=4>{escape(', '.join(words) or 'the settings are the same')}"
     )
     table = (
         f'<table class="lk-if"><caption>{label(caption)}</caption><thead>{head}</thead><tbody>{rows}</tbody></table>'
     )
-    lines = [line for line in (caption, ", ".join(words)) if line]
-    text = "\n".join([*(visible(line, spaces=False) for line in lines), _text(candidates, chosen, names)])
-    return View(page(table, alt, CSS), text, alt)
+    shown = [", ".join(words)] * bool(words)
+    text = "\n".join([*captioned(caption, *shown), _text(candidates, chosen, names)])
+    rows_of_data = tuple(_row(c, chosen, names) for c in candidates)
+    columns = [("model", [c["model"] for c in candidates])]
+    for i, name in enumerate(names):
+        columns.append((visible(name, spaces=False), [c["sides"][i]["probability"] for c in candidates]))
+    ids = [c["id"] for c in candidates]
+    marked = [-1, *(ids.index(i) if i in ids else -1 for i in chosen)]
+    drawn = bars(columns, [visible(c["piece"]) for c in candidates], marked, visible(caption, spaces=False))
+    return View(page(table, alt, CSS), text, alt, rows_of_data, drawn)
 
 
 def why_not(sentence: str, facts: Sequence[tuple[str, str]], ways: Sequence[tuple[str, str]], *, piece: str) -> View:
@@ -64,7 +72,17 @@ def why_not(sentence: str, facts: Sequence[tuple[str, str]], ways: Sequence[tupl
         f'<div class="lk-why"><p>{label(sentence)}</p><div class=lk-cols><table>{cells}</table>{ways_html}</div></div>'
     )
     table = text_table([["why not", visible(piece)], *known, *((stage_name(name), value) for name, value in rows)])
-    return View(page(body, alt, CSS), f"{visible(sentence, spaces=False)}\n{table}", alt)
+    data = [*((name, value) for name, value in facts), *((name, value or "no value does") for name, value in ways)]
+    rows_of_data = tuple({"what": name, "value": value} for name, value in data)
+    return View(page(body, alt, CSS), f"{visible(sentence, spaces=False)}\n{table}", alt, rows_of_data)
+
+
+def _row(candidate: Compared, chosen: tuple[int, int], names: tuple[str, str]) -> dict[str, Any]:
+    row = {"id": candidate["id"], "piece": candidate["piece"], "model": candidate["model"]}
+    for name, side, winner in zip(names, candidate["sides"], chosen, strict=True):
+        row |= {name: side["probability"], f"{name}: score": side["score"], f"{name}: removed by": side["removed_by"]}
+        row |= {f"{name}: chosen": candidate["id"] == winner}
+    return row
 
 
 def _mark(candidate: Compared, chosen: int) -> str:
@@ -86,12 +104,12 @@ def _html_row(candidate: Compared, chosen: tuple[int, int], widest: float) -> st
 
 
 def _text(candidates: Sequence[Compared], chosen: tuple[int, int], names: tuple[str, str]) -> str:
-    rows = [["token", "model", *(cell for name in names for cell in (name, "score"))]]
+    rows = [["token", "model", *(cell for name in names for cell in (visible(name, spaces=False), "score"))]]
     for candidate in candidates:
         cells = [visible(candidate["piece"]), percent(candidate["model"])]
         for side, winner in zip(candidate["sides"], chosen, strict=True):
             if side["removed_by"] is not None:
-                cells += ["removed", stage_name(side["removed_by"])]
+                cells += ["removed", visible(stage_name(side["removed_by"]), spaces=False)]
             else:
                 score = "" if side["score"] is None else signed(side["score"])
                 cells += [_mark(candidate, winner) + percent(side["probability"]), score]

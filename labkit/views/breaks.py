@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from .base import BASE_CSS, View, escape, label, page, style_sheet, text_table, visible
-from .colours import KIND_COLOURS, KINDS
+from .base import BASE_CSS, View, captioned, escape, label, page, style_sheet, text_table, visible
+from .colours import KIND_COLOURS, KINDS, ink, rgb
+from .figures import Drawing, short
 from .tokens import stage_name
 
 CSS = BASE_CSS + KIND_COLOURS + style_sheet("breaks.css")
@@ -29,10 +30,21 @@ def break_strips(strips: Sequence[Strip], *, chosen: int, caption: str = "") -> 
         f"<div class=lk-name>{label(stage_name(s['parameter']))} <span>{value_text(s)}</span></div>{band(s, kinds)}"
         for s in strips
     )
-    alt = f"{len(strips)} sliders and the tokens of one draw along them" + f": {caption}" * bool(caption)
+    alt = ": ".join([f"{len(strips)} sliders and the tokens of one draw along them", *captioned(caption)])
     head = f"<p>{label(caption)}</p>" if caption else ""
-    text = "\n".join([*[visible(caption, spaces=False)] * bool(caption), _text(strips)])
-    return View(page(f"{head}<div class=lk-breaks>{rows}</div>", alt, CSS), text, alt)
+    text = "\n".join(captioned(caption, _text(strips)))
+    data = tuple(
+        {
+            "parameter": strip["parameter"],
+            "now": strip["value"],
+            **{key: segment[key] for key in ("start", "end", "id", "piece")},
+            "note": strip.get("note", ""),
+        }
+        for strip in strips
+        for segment in strip["segments"]
+    )
+    body = f"{head}<div class=lk-breaks>{rows}</div>"
+    return View(page(body, alt, CSS), text, alt, data, _drawing(strips, kinds, caption))
 
 
 def band(strip: Strip, kinds: Mapping[int | None, int]) -> str:
@@ -92,8 +104,31 @@ def _values(strip: Strip, kinds: Mapping[int | None, int]) -> str:
 def _text(strips: Sequence[Strip]) -> str:
     rows = [["parameter", "now", "from", "to", "token", ""]]
     for strip in strips:
+        name, note = visible(stage_name(strip["parameter"]), spaces=False), visible(strip.get("note", ""), spaces=False)
         for i, segment in enumerate(strip["segments"]):
-            name = [stage_name(strip["parameter"]), value_text(strip)] if i == 0 else ["", ""]
-            ends = [number(segment["start"]), number(segment["end"])]
-            rows.append([*name, *ends, visible(segment["piece"]), strip.get("note", "") if i == 0 else ""])
+            first, last = ([name, value_text(strip)], [note]) if i == 0 else (["", ""], [""])
+            rows.append([*first, number(segment["start"]), number(segment["end"]), visible(segment["piece"]), *last])
     return text_table(rows)
+
+
+def _drawing(strips: Sequence[Strip], kinds: Mapping[int | None, int], caption: str) -> Drawing:
+    def paint(figure: Any) -> None:
+        axes = figure.subplots(max(1, len(strips)), 1, squeeze=False)[:, 0]
+        for axis, strip in zip(axes, strips, strict=False):
+            ends = [*(_place(strip, segment["start"]) for segment in strip["segments"]), 100.0]
+            for segment, (left, right) in zip(strip["segments"], pairwise(ends), strict=True):
+                colour = rgb(KINDS[kinds[segment["id"]]])
+                axis.barh(0, right - left, left=left, height=1, color=colour, edgecolor="w")
+                if right - left > 3:
+                    words = {"ha": "center", "va": "center", "color": ink(colour)}
+                    axis.text((left + right) / 2, 0, short(visible(segment["piece"]), 12), clip_on=True, **words)
+            values = [number(segment["start"]) for segment in strip["segments"][1:]]
+            axis.set_xticks(ends[1:-1], values, fontsize="small")
+            if strip["value"] is not None:
+                axis.axvline(_place(strip, strip["value"]), color="k", lw=2)
+            axis.set(xlim=(0, 100), ylim=(-0.5, 0.5), yticks=[])
+            name = visible(stage_name(strip["parameter"]), spaces=False)
+            axis.set_title(f"{name} {value_text(strip)}", loc="left", fontsize="medium")
+        figure.suptitle(short(visible(caption, spaces=False), 90), x=0.01, ha="left", fontsize="medium")
+
+    return Drawing(8.0, 0.5 + 0.7 * max(1, len(strips)), paint)

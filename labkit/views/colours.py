@@ -53,6 +53,11 @@ def _variables(dark: bool) -> str:
     return ";".join(f"--k{i}:{_hex(c)};--i{i}:{_hex(ink(c))}" for i, c in enumerate(colours) if i)
 
 
+def palette(n: int) -> list[Colour]:
+    """n colours for pictures on a light page: white, then the scale without its darkest end."""
+    return [(1.0, 1.0, 1.0), *(scale(0.14 + 0.76 * i / (n - 2)) for i in range(n - 1))]
+
+
 # For things that have no order (which token), eight colours that every kind of colour vision tells apart (Okabe and Ito
 # 2008), the same in both themes; what they stand for is always written beside them.
 KINDS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999")
@@ -64,9 +69,15 @@ def rgb(hexadecimal: str) -> Colour:
     return red, green, blue
 
 
+# A picture has the colours of the light theme; this turns light into dark and leaves the hues.
+FLIP = "invert(1) hue-rotate(180deg) brightness(1.6)"
+
 # JupyterLab and nbconvert say which theme is on; VS Code has a class for it.
 DARK = '[data-jp-theme-light="false"] .lk,.vscode-dark .lk'
-THEME = f".lk{{{_variables(dark=False)}}}{DARK}{{{_variables(dark=True)}}}" + "".join(
+# A page that stands alone follows the reader's system.
+DARK_PAGE = f"@media (prefers-color-scheme:dark){{.lk.lk{{{_variables(dark=True)};--flip:{FLIP}}}}}"
+THEME = f".lk{{{_variables(dark=False)}}}{DARK}{{{_variables(dark=True)};--flip:{FLIP}}}" + "".join(
     f".k{i}{{background:var(--k{i});color:var(--i{i})}}" for i in range(1, LEVELS)
 )
 KIND_COLOURS = "".join(f".c{i}{{background:{colour};color:{_hex(ink(rgb(colour)))}}}" for i, colour in enumerate(KINDS))
+KIND_LINES = "".join(f".s{i}{{stroke:{c};fill:{c}}}.lk svg .f{i}{{fill:{c}}}" for i, c in enumerate(KINDS))

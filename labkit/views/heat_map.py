@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from .base import BASE_CSS, View, escape, label, page, text_table, visible
+from .base import BASE_CSS, View, decimals, escape, label, page, text_table, visible
+from .charts import grid
 from .colours import LEVELS, THEME
 
 CSS = (
@@ -40,11 +41,22 @@ def heat_map(
     for name, row in zip(rows, values, strict=True):
         cells = "".join(cell(v, name, column, numbers, high) for v, column in zip(row, columns, strict=True))
         body += f"<tr><th>{escape(visible(name))}</th>{cells}</tr>"
-        texts.append([visible(name), *("" if v is None else f"{round(v, 2) + 0.0:.2f}" for v in row)])
+        texts.append([visible(name), *("" if v is None else decimals(v, 2) for v in row)])
     table = f"<table class=lk-heat><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>"
-    alt = f"{caption}: {len(rows)} by {len(columns)} numbers"
+    shown = [visible(name) for name in rows]
+    alt = f"{visible(caption, spaces=False)}: {len(rows)} by {len(columns)} numbers"
+    words = [line[1:] for line in texts[1:]] if numbers else None
     return View(
-        page(f"<p>{label(caption)}</p>{table}", alt, CSS), f"{visible(caption, spaces=False)}\n{text_table(texts)}", alt
+        page(f"<p>{label(caption)}</p>{table}", alt, CSS),
+        f"{visible(caption, spaces=False)}\n{text_table(texts)}",
+        alt,
+        tuple(
+            {"row": name, "column": column, "value": round(value, 4) + 0.0}
+            for name, row in zip(rows, values, strict=True)
+            for column, value in zip(columns, row, strict=True)
+            if value is not None
+        ),
+        grid(values, rows=shown, columns=texts[0][1:], high=high, title=visible(caption, spaces=False), words=words),
     )
 
 
@@ -59,6 +71,6 @@ def cell(value: float | None, row: str, column: str, numbers: bool, high: float)
     if value is None:
         return "<td></td>"
     level = min(LEVELS - 1, max(0, round((LEVELS - 1) * value / high)))
-    words = f"{escape(visible(row))} · {escape(visible(column))}: {value:.3f}"
-    shown = f"{round(value, 2) + 0.0:.2f}" if numbers else ""
+    words = f"{escape(visible(row))} · {escape(visible(column))}: {decimals(value, 3)}"
+    shown = decimals(value, 2) if numbers else ""
     return f'<td{f" class=k{level}" if level else ""} title="{words}">{shown}</td>'

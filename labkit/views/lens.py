@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .base import BASE_CSS, View, escape, label, page, percent, style_sheet, text_table, visible
+from .base import BASE_CSS, View, captioned, decimals, escape, label, page, percent, style_sheet, text_table, visible
+from .charts import grid
 from .colours import LEVELS, THEME
 
 CSS = THEME + BASE_CSS + style_sheet("lens.css")
@@ -31,26 +32,44 @@ def lens_grid(cells: Sequence[Cell], *, colour: str = "p", caption: str = "", no
     head = "".join(f"<td>{escape(visible(piece))}" for piece in pieces)
     body = "".join(
         f"<tr><th>{label(point)}"
-        + "".join(_cell(at[point, t], colour, most, at[point, t]["first"] == finals[t]) for t in positions)
-        for point in points
+        + "".join(_cell(f"{i}.{t}", at[point, t], colour, most, at[point, t]["first"] == finals[t]) for t in positions)
+        for i, point in enumerate(points)
     )
-    alt = f"logit lens: {len(points)} layers, {len(positions)} tokens" + f": {caption}" * bool(caption)
+    alt = ": ".join([f"logit lens: {len(points)} layers, {len(positions)} tokens", *captioned(caption)])
     words = [line for line in (caption, f"Colour: {COLOURS[colour]}, up to {most:.3g}.", note) if line]
     said = "".join(f"<p>{label(line)}" for line in words)
     html = f'<table class="lk-lens"><caption>{said}</caption><thead><tr><th>{head}</thead><tbody>{body}</tbody></table>'
-    rows = [[point, *(_in_text(at[point, t], finals[t]) for t in positions)] for point in points]
+    names = [visible(point, spaces=False) for point in points]
+    rows = [
+        [name, *(_in_text(at[point, t], colour, finals[t]) for t in positions)]
+        for name, point in zip(names, points, strict=True)
+    ]
     table = text_table([["", *map(visible, pieces)], *rows])
-    notes = [visible(line, spaces=False) for line in (caption, "* is what the last layer says as well.", note) if line]
-    return View(page(html, alt, CSS), "\n".join([table, *notes]), alt)
+    legend = f"Beside it: {COLOURS[colour]}{', %' * (colour == 'p')}; * is what the last layer says as well."
+    notes = [visible(line, spaces=False) for line in (caption, legend, note) if line]
+    values = [[at[point, t][colour] for t in positions] for point in points]
+    choices = [[visible(at[point, t]["first"]) for t in positions] for point in points]
+    drawn = grid(
+        values,
+        rows=names,
+        columns=[visible(piece) for piece in pieces],
+        high=most,
+        title=visible(caption or words[0], spaces=False),
+        words=choices,
+    )
+    keys = ("point", "position", "piece", "first", "p", "entropy", "kl")
+    rows_of_data = tuple({key: cell[key] for key in keys} for cell in cells)
+    return View(page(html, alt, CSS), "\n".join([table, *notes]), alt, rows_of_data, drawn)
 
 
-def _cell(cell: Cell, colour: str, most: float, settled: bool) -> str:
+def _cell(pick: str, cell: Cell, colour: str, most: float, settled: bool) -> str:
     level = min(LEVELS - 1, int(cell[colour] / most * LEVELS))
     classes = " ".join([f"k{level}", *(["lk-y"] if settled else [])])
-    numbers = f"{percent(cell['p'])} % · entropy {cell['entropy']:.2f} · KL {cell['kl']:.2f}"
-    title = f"{cell['point']}, after {visible(cell['piece'])}: {visible(cell['first'])} {numbers}"
-    return f'<td class="{classes}" title="{escape(title)}">{escape(visible(cell["first"]))}'
+    numbers = f"{percent(cell['p'])} % · entropy {decimals(cell['entropy'], 2)} · KL {decimals(cell['kl'], 2)}"
+    title = label(f"{cell['point']}, after ") + escape(f"{visible(cell['piece'])}: {visible(cell['first'])} {numbers}")
+    return f'<td class="{classes}" data-pick="{pick}" title="{title}">{escape(visible(cell["first"]))}'
 
 
-def _in_text(cell: Cell, final: str) -> str:
-    return visible(cell["first"]) + "*" * (cell["first"] == final)
+def _in_text(cell: Cell, colour: str, final: str) -> str:
+    number = percent(cell["p"]) if colour == "p" else decimals(cell[colour], 2)
+    return f"{visible(cell['first'])}{'*' * (cell['first'] == final)} {number}"

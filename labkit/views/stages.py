@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .base import BASE_CSS, View, escape, label, page, percent, style_sheet, text_table, visible
+from .base import BASE_CSS, View, captioned, decimals, escape, label, page, percent, style_sheet, text_table, visible
+from .charts import bars
 from .tokens import stage_name
 
 CSS = BASE_CSS + style_sheet("stages.css")
@@ -38,24 +39,49 @@ def stage_columns(
         sentence: how it came out, in words.
     """
     rest = _rest(stages, candidates)
-    bars = [p for row in [*(c["probabilities"] for c in candidates), rest] for p in row]
-    widest = max(bars, default=1.0) or 1.0
+    masses = [p for row in [*(c["probabilities"] for c in candidates), rest] for p in row]
+    widest = max(masses, default=1.0) or 1.0
     ranked = _ranked(candidates)
     rows = [_html_row(c, stages, widest, ranked if draw else None, chosen, in_text) for c in candidates]
     if stages[0]["kept"] > len(candidates):
         rows.append(_html_rest(stages, candidates, rest, widest))
-    alt = f"{len(candidates)} candidates through {len(stages)} stages" + f": {caption}" * bool(caption)
-    said = f"<p>{label(sentence)}" if sentence else ""
+    alt = ": ".join([f"{len(candidates)} candidates through {len(stages)} stages", *captioned(caption)])
+    below = f"<p>{label(sentence)}" if sentence else ""
     table = (
-        f'<table class="lk-columns"><caption>{label(caption)}{said}</caption>{_html_widths(stages, draw)}'
+        f'<table class="lk-columns"><caption>{label(caption)}{below}</caption>{_html_widths(stages, draw)}'
         f"<thead>{_html_head(stages, draw, in_text)}</thead>"
         f"<tbody>{_with_arrows(rows, stages, draw)}</tbody><tfoot>{_html_foot(stages, draw, ranked)}</tfoot></table>"
     )
-    lines = [line for line in (caption, sentence) if line]
-    text = "\n".join(
-        [*(visible(line, spaces=False) for line in lines), _text(stages, candidates, chosen, in_text, draw)]
-    )
-    return View(page(table, alt, CSS), text, alt)
+    said = [*captioned(caption), *captioned(sentence)]
+    text = "\n".join([*said, _text(stages, candidates, chosen, in_text, visible(draw, spaces=False))])
+    ids = [c["id"] for c in candidates]
+    marked = [-1] * (len(stages) - 1) + [ids.index(chosen) if chosen in ids else -1]
+    columns = [
+        (_heading(stage), [c["probabilities"][i] if stages_left(c, stages) > i else None for c in candidates])
+        for i, stage in enumerate(stages)
+    ]
+    drawn = bars(columns, [visible(c["piece"]) for c in candidates], marked, visible(caption, spaces=False))
+    return View(page(table, alt, CSS), text, alt, _data(stages, candidates, chosen), drawn)
+
+
+def _heading(stage: Stage) -> str:
+    return visible(f"{stage_name(stage['stage'])} {stage.get('setting') or ''}".strip(), spaces=False)
+
+
+def _data(stages: Sequence[Stage], candidates: Sequence[Candidate], chosen: int) -> tuple[dict[str, Any], ...]:
+    """A row a stage, then a row a candidate."""
+    rows: list[dict[str, Any]] = []
+    for before, stage in zip((stages[0], *stages), stages, strict=False):
+        gone = stage["kept"] < before["kept"]
+        took = {"lost": max(0.0, 1 - stage["kept_mass"]) if gone else None, "kl": None if gone else stage["kl"]}
+        known = {"stage": stage["stage"], "setting": stage.get("setting") or ""}
+        rows.append(known | {key: stage[key] for key in ("kept", "entropy")} | took)
+    for candidate in candidates:
+        left = stages_left(candidate, stages)
+        after = zip((stage["stage"] for stage in stages), candidate["probabilities"][:left], strict=False)
+        known = {"id": candidate["id"], "piece": candidate["piece"], "chosen": candidate["id"] == chosen}
+        rows.append(known | dict(after) | {key: candidate[key] for key in ("removed_by", "because", "noise", "score")})
+    return tuple(rows)
 
 
 # what every line says, for the table and for the text alike
@@ -68,13 +94,13 @@ def lost(before: Stage, stage: Stage) -> list[str]:
         return ["lost", f"{percent(max(0.0, 1 - stage['kept_mass']))} %", f"{gone:,}", "token" + "s" * (gone != 1)]
     if stage["kl"] < 1e-6:
         return ["no effect"]
-    return ["reshaped", "KL <0.01" if stage["kl"] < 0.005 else f"KL {stage['kl']:.2f}"]
+    return ["reshaped", "KL <0.01" if stage["kl"] < 0.005 else f"KL {decimals(stage['kl'], 2)}"]
 
 
 def _lost_in_words(before: Stage, stage: Stage) -> str:
     gone, name = before["kept"] - stage["kept"], stage_name(stage["stage"])
     if not gone:
-        return f"{name} removed nothing and moved the distribution by {stage['kl']:.4f} nats (KL)"
+        return f"{name} removed nothing and moved the distribution by {decimals(stage['kl'], 4)} nats (KL)"
     mass = percent(max(0.0, 1 - stage["kept_mass"]))
     return f"{name} removed {gone:,} of {before['kept']:,} tokens, with {mass} % of the probability"
 
@@ -113,22 +139,20 @@ def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def signed(number: float) -> str:
     """With two decimals, and a minus sign as long as a plus."""
-    return f"{number:+.2f}".replace("-", "−")
+    return f"{round(number, 2) + 0.0:+.2f}".replace("-", "−")
 
 
 def _score(candidate: Candidate) -> str:
     """log probability + noise = score"""
     base = candidate["score"] - candidate["noise"]
-    return (
-        f"{signed(base)[0].replace('+', '')}{abs(base):.2f} {signed(candidate['noise'])} = {signed(candidate['score'])}"
-    )
+    return f"{signed(base).lstrip('+')} {signed(candidate['noise'])} = {signed(candidate['score'])}"
 
 
 def _margin(ranked: Sequence[Candidate]) -> str:
     if len(ranked) < 2:
         return "nothing else was left"
     ahead = ranked[0]["score"] - ranked[1]["score"]
-    return f"{ahead:.2f} ahead of {visible(ranked[1]['piece'])}"
+    return f"{decimals(ahead, 2)} ahead of {visible(ranked[1]['piece'])}"
 
 
 # as HTML
@@ -213,7 +237,7 @@ def _arrow(i: int, stages: Sequence[Stage], rows: int) -> str:
 
 def _html_foot(stages: Sequence[Stage], draw: str, ranked: Sequence[Candidate]) -> str:
     kept = "<td>".join(f"<td>{stage['kept']:,}" for stage in stages)
-    entropy = "<td>".join(f"<td>{stage['entropy']:.2f}" for stage in stages)
+    entropy = "<td>".join(f"<td>{decimals(stage['entropy'], 2)}" for stage in stages)
     # Who reads it with a screen reader hears the margin too.
     last = f"<td><td>{label(_margin(ranked))}" if draw and ranked else "<td><td>" * bool(draw)
     return f"<tr><th>tokens{kept}{last}<tr><th>entropy, nats{entropy}{'<td><td>' * bool(draw)}"
@@ -223,7 +247,7 @@ def _html_foot(stages: Sequence[Stage], draw: str, ranked: Sequence[Candidate]) 
 
 
 def _text(stages: Sequence[Stage], candidates: Sequence[Candidate], chosen: int, in_text: int | None, draw: str) -> str:
-    names = [f"{stage_name(stage['stage'])} {stage.get('setting') or ''}".strip() for stage in stages]
+    names = [_heading(stage) for stage in stages]
     last = ["ln p + noise = score"] if draw else []
     took = ["", *(" ".join(lost(b, s)).strip() for b, s in zip(stages, stages[1:], strict=False))]
     rows = [["token", *names, *last], [_units(in_text), *took, *[draw] * len(last)]]
@@ -232,7 +256,7 @@ def _text(stages: Sequence[Stage], candidates: Sequence[Candidate], chosen: int,
         cells = [percent(p) for p in candidate["probabilities"][:left]]
         if left < len(stages):
             cells += ["removed", *["·"] * (len(stages) - left - 1)]
-        score = candidate["because"] if candidate["score"] is None else _score(candidate)
+        score = visible(candidate["because"], spaces=False) if candidate["score"] is None else _score(candidate)
         name = _mark(candidate["id"], chosen, in_text) + visible(candidate["piece"])
         rows.append([name, *cells, *[score] * len(last)])
     if stages[0]["kept"] > len(candidates):
@@ -241,5 +265,5 @@ def _text(stages: Sequence[Stage], candidates: Sequence[Candidate], chosen: int,
         rows.append([f"{kept[0]:,} others", *cells, *[""] * len(last)])
     ranked = _ranked(candidates)
     rows.append(["tokens", *(f"{s['kept']:,}" for s in stages), *[_margin(ranked) if ranked else ""] * len(last)])
-    rows.append(["entropy, nats", *(f"{s['entropy']:.2f}" for s in stages), *[""] * len(last)])
+    rows.append(["entropy, nats", *(decimals(s["entropy"], 2) for s in stages), *[""] * len(last)])
     return text_table(rows)

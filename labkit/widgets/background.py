@@ -1,10 +1,14 @@
 """Work off the cell: one job at a time that can be stopped, and calls that wait until things have calmed down."""
 
+import atexit
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 Job = Callable[[threading.Event], None]
+EXIT_SECONDS = 10  # for a job to end when the program does
+_ALL: "weakref.WeakSet[Background]" = weakref.WeakSet()
 
 
 class Background:
@@ -18,6 +22,7 @@ class Background:
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
         self._lock = threading.Lock()
+        _ALL.add(self)
 
     @property
     def running(self) -> bool:
@@ -48,6 +53,16 @@ class Background:
             thread.join()
 
 
+@atexit.register
+def _end_all() -> None:
+    """A thread that is within torch when the program ends takes it down with an abort; so let the jobs end first."""
+    for background in list(_ALL):
+        background.stop()
+    for background in list(_ALL):
+        if (thread := background._thread) is not None:
+            thread.join(EXIT_SECONDS)
+
+
 def _after(before: threading.Thread | None, job: Job, stopped: threading.Event) -> None:
     if before is not None:
         before.join()
@@ -74,12 +89,16 @@ class Debounced:
         with self._lock:
             if self._timer is not threading.current_thread():
                 return  # called off at the last moment
-            self._timer = None
-        self._function()
+        try:
+            self._function()
+        finally:
+            with self._lock:
+                if self._timer is threading.current_thread():
+                    self._timer = None
 
     @property
     def pending(self) -> bool:
-        """Whether it was asked to and has not called yet."""
+        """Whether it was asked to and has not done it yet."""
         return self._timer is not None
 
     def cancel(self) -> None:

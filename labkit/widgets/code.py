@@ -1,6 +1,8 @@
 """CodeBox: what the controls say, as code that runs as it is."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import anywidget
 import traitlets
@@ -8,6 +10,7 @@ import traitlets
 from ..checkpoints import model_files
 from ..language_model import WHEELS, LanguageModel, shipped, shipped_folder
 from ..settings import Settings
+from .recording import Recording, differences
 
 
 class CodeBox(anywidget.AnyWidget):
@@ -22,15 +25,47 @@ class CodeBox(anywidget.AnyWidget):
 
 def generate_code(lm: LanguageModel, prompt: str | list[int], settings: Settings) -> str:
     """Lines that generate the same; of the settings only what differs from the defaults."""
-    arguments = [repr(prompt), *(f"{name}={value!r}" for name, value in settings.changed().items())]
+    arguments = ", ".join([repr(prompt), *as_arguments(settings.changed())])
+    return f"{opening(lm)}generation = labkit.generate(lm, {arguments})\n{printing(lm)}"
+
+
+def branch_code(recording: Recording) -> str:
+    """Lines that generate the same branch: those from the first run to it."""
+    lm = recording.lm
+    return f"{opening(lm)}{_lines_to(recording)}{printing(lm)}"
+
+
+def _lines_to(recording: Recording) -> str:
+    origin = recording.origin
+    if origin is None:
+        arguments = ", ".join([repr(recording.prompt), *as_arguments(recording.settings.changed())])
+        return f"generation = labkit.generate(lm, {arguments})\n"
+    base, at, forced = origin.recording, origin.at, origin.forced
+    if not forced and at:  # labkit.branch wants a token: the one that is there
+        at, forced = at - 1, (base.ids[at - 1],)
+    lines = _lines_to(base)
+    changes = "".join(f", {one}" for one in as_arguments(differences(base.settings, recording.settings)))
+    for i, token in enumerate(forced):
+        lines += f"generation = labkit.branch(lm, generation, {at + i}, {token}{changes if not i else ''})\n"
+    return lines
+
+
+def opening(lm: LanguageModel) -> str:
+    """The first lines: labkit, and the model."""
     # A model that never was a file cannot be opened again: the code then goes on from the variable that holds it.
     is_file = lm.checkpoint.path.exists()
     opened = f"lm = labkit.load({source_of(lm)!r})" if is_file else "# lm is the model you gave to the widget"
-    return (
-        f"import labkit\n\n{opened}\n"
-        f"generation = labkit.generate(lm, {', '.join(arguments)})\n"
-        f"print(generation.{'text' if lm.tokenizer is not None else 'ids'})"
-    )
+    return f"import labkit\n\n{opened}\n"
+
+
+def printing(lm: LanguageModel) -> str:
+    """The last line."""
+    return f"print(generation.{'text' if lm.tokenizer is not None else 'ids'})"
+
+
+def as_arguments(changes: Mapping[str, Any]) -> list[str]:
+    """Settings as one types them."""
+    return [f"{name}={value!r}" for name, value in changes.items()]
 
 
 def models_beside(lm: LanguageModel) -> list[str]:

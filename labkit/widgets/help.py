@@ -19,5 +19,6 @@ class HelpLine(anywidget.AnyWidget):
     def explain(self, name: str, control: ipw.DOMWidget, sentence: str) -> None:
         """Give a control its sentence; ``name`` is any word that no other control of the widget has."""
         control.add_class(f"lk-help-{name}")
-        control.tooltip = sentence
+        if control.has_trait("description"):  # others cannot be drawn with a tooltip
+            control.tooltip = sentence
         self.sentences = {**self.sentences, name: sentence}

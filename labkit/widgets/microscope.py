@@ -10,14 +10,18 @@ from ..sampling import SamplingTrace
 from ..sampling.questions import WhatIf, WhyNot, break_points, what_if, why_not
 from ..settings import Settings
 from ..tokenizers.base import Tokenizer
+from ..trace import Trace
+from ..views import View
 from ..views.base import visible
 from ..views.breaks import band_page, kinds_of
-from ..views.tokens import CARD_HEAD, card_html, prompt_html, token_html
+from ..views.tokens import card_html, prompt_html, token_html
 from . import facts
 from .background import Debounced
+from .code import as_arguments
 from .layout import show
 from .microscope_layout import MORE, WITH_STRIPS, MicroscopeLayout
 from .panels import error_html, error_message, status_html
+from .selection import Selection
 from .steps import Recorded, Steps, all_values, steps_of
 
 SETTLE_SECONDS = 0.1  # a slider at rest for so long has arrived: break points and the answer follow then
@@ -71,6 +75,7 @@ class SamplingMicroscope(MicroscopeLayout):
 
     Attributes:
         error: what is wrong with the settings or with the token asked for, in one line; None if nothing is.
+        selection: the step that is looked at; other panels of the same trace share it.
     """
 
     def __init__(
@@ -81,7 +86,7 @@ class SamplingMicroscope(MicroscopeLayout):
     ):
         self._settle = Debounced(self._settled, SETTLE_SECONDS)
         self.steps: Steps = steps_of(source, tokenizer, settings)
-        self.error: str | None = None
+        self.selection = Selection.of(source if isinstance(source, Trace) else "")
         self._lock = threading.RLock()  # held by whoever paints: a slider and the settling do, each in its own thread
         self._asked: int | None = None
         self._index = 0
@@ -91,13 +96,15 @@ class SamplingMicroscope(MicroscopeLayout):
         self.strip.reset(prompt_html(self.steps.prompt) + "".join(self._token_html(i) for i in range(self.steps.count)))
         self.strip.settle()
         self._connect()
+        self._follow()
         self._moved()
         self.wait()
 
     def _connect(self) -> None:
         self.controls.on_change = self._moved
-        self.strip.card = lambda index: card_html(self.steps.card(index), head=CARD_HEAD)
+        self.strip.card = lambda index: card_html(self.steps.card(index))
         self.strip.observe(lambda change: self._select(change["new"]), "selected")
+        self.selection.observe(lambda _: self._follow(), "token")
         self.undo_button.on_click(lambda _: self._undo())
         self.recorded_button.on_click(lambda _: self._set(self.steps.settings))
         self.more_button.observe(lambda change: show(self.more, change["new"]), "value")
@@ -129,9 +136,38 @@ class SamplingMicroscope(MicroscopeLayout):
             return None
         return MicroscopeResult(self._index, self.settings, self._recorded, self._now, self._answer())
 
+    def view(self) -> View | None:
+        """The columns, what the settings that were moved change, and the answer about the token asked for."""
+        with self._lock:
+            if self.error is not None:
+                return None
+            now = self._asked_what_if(self.settings)
+            shown = [self._columns_view(now)]
+            if now.after is not now.before:
+                shown.append(views.what_if(**facts.what_if(now, self.steps)))
+            if (answer := self._answer()) is not None:
+                shown.append(views.why_not(**facts.why_not(answer, self.steps)))
+            return views.stack(shown)
+
+    def code(self) -> str:
+        changes = ", ".join(as_arguments(self._changes(self.settings)))
+        lines = ["import labkit", "", *self.steps.code(self._index)]
+        if changes:
+            lines += [f"answer = trace.what_if({changes})", "print(answer)"]
+        now = "answer.after" if changes else "trace"
+        lines += [f"print({now})"]
+        if self._asked is not None:
+            lines += [f"print({now}.why_not({self._asked}))"]
+        return "\n".join(lines)
+
+    def parameters(self) -> dict[str, Any]:
+        settings = self.settings
+        values = {"seed": settings.seed, "temperature": settings.temperature, "min_p": settings.min_p or 0.0}
+        return values | ({"prompt": "".join(self.steps.prompt)} if self.steps.prompt else {})
+
     def ask(self, token: int | str) -> WhyNot | None:
         """Why was this token not chosen? What the box does; the answer is also in ``result``."""
-        self._asked = token if isinstance(token, int) else self.steps.id_of(token)
+        self._asked = token if isinstance(token, int) else self.steps.names.id_of(token)
         self.wait()
         return self._answer()
 
@@ -146,6 +182,12 @@ class SamplingMicroscope(MicroscopeLayout):
 
     # what the controls do
 
+    def _follow(self) -> None:
+        """Another panel has selected a token."""
+        index = self.selection.token - len(self.steps.prompt)
+        if 0 <= index < self.steps.count:
+            self.strip.selected = index
+
     def _select(self, index: int) -> None:
         with self._lock:
             try:
@@ -154,6 +196,7 @@ class SamplingMicroscope(MicroscopeLayout):
                 self.status.value = error_html(error_message(error))
                 return
             self._index = index
+        self.selection.token = len(self.steps.prompt) + index
         self._moved()
 
     def _set(self, settings: Settings) -> None:
@@ -170,7 +213,7 @@ class SamplingMicroscope(MicroscopeLayout):
     def _on_why(self, text: str) -> None:
         with self._lock:
             try:
-                self._asked = self.steps.id_of(text) if text else None
+                self._asked = self.steps.names.id_of(text) if text else None
             except LabkitError as error:
                 self._asked = None
                 self.why.value = error_html(error_message(error))
@@ -193,11 +236,17 @@ class SamplingMicroscope(MicroscopeLayout):
 
     def _asked_what_if(self, settings: Settings) -> WhatIf:
         """The selected step under these settings: same logits, same draw unless the seed is another."""
-        before = all_values(self.steps.settings)
-        changes = {name: value for name, value in all_values(settings).items() if value != before[name]}
-        if not changes or self.steps.fixed:
+        changes = self._changes(settings)
+        if not changes:
             return WhatIf(self._recorded, self._recorded, ())
         return what_if(self._recorded, **changes)
+
+    def _changes(self, settings: Settings) -> dict[str, Any]:
+        """What is not as it was recorded."""
+        if self.steps.fixed:
+            return {}
+        before = all_values(self.steps.settings)
+        return {name: value for name, value in all_values(settings).items() if value != before[name]}
 
     def _answer(self) -> WhyNot | None:
         """Why the token that was asked for was not chosen."""
@@ -230,14 +279,19 @@ class SamplingMicroscope(MicroscopeLayout):
 
     def _paint_columns(self, answer: WhatIf) -> None:
         recorded, now = answer.before, answer.after
-        data = facts.stage_columns(now, self.steps, always=[recorded.chosen])
-        caption = f"Token {self._index + 1} of {self.steps.count}" if self.steps.count > 1 else ""
-        other = recorded.chosen if recorded.chosen != now.chosen else None
-        self.columns.value = views.stage_columns(**data, in_text=other, caption=caption).html
+        self.columns.value = self._columns_view(answer).html
         show(self.compared, now is not recorded)
         if now is not recorded:
             self.compared.value = views.what_if(**facts.what_if(answer, self.steps)).html
-        self.why_box.options = [visible(candidate["piece"]) for candidate in data["candidates"]]
+        self.why_box.options = [visible(piece) for piece in self.steps.pieces(now.candidates())]
+        self.refresh_code()
+
+    def _columns_view(self, answer: WhatIf) -> View:
+        recorded, now = answer.before, answer.after
+        data = facts.stage_columns(now, self.steps, always=[recorded.chosen])
+        caption = f"Token {self._index + 1} of {self.steps.count}" if self.steps.count > 1 else ""
+        other = recorded.chosen if recorded.chosen != now.chosen else None
+        return views.stage_columns(**data, in_text=other, caption=caption)
 
     def _strips_html(self, now: SamplingTrace) -> tuple[dict[str, str], str]:
         """The strip of each parameter, or why none can be drawn."""
@@ -260,6 +314,7 @@ class SamplingMicroscope(MicroscopeLayout):
             self.why.value = error_html(error_message(error))
         else:
             self.why.value = "" if answer is None else views.why_not(**facts.why_not(answer, self.steps)).html
+        self.refresh_code()
 
     def _status(self) -> str:
         if self.error is not None:

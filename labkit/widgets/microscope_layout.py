@@ -5,8 +5,8 @@ import ipywidgets as ipw
 from ..settings import Settings
 from .controls import HELP as SETTINGS_HELP
 from .controls import SLIDERS, GenerationControls
-from .help import HelpLine
 from .layout import row
+from .panel import Panel
 from .strip import TokenStrip
 
 WITH_STRIPS = ("temperature", "top_k", "top_p", "min_p")
@@ -21,10 +21,14 @@ HELP = {
 }
 
 
-class MicroscopeLayout(ipw.VBox):
+class MicroscopeLayout(Panel):
     """The parts of a microscope in rows that wrap: a narrow window shows the same in fewer columns."""
 
+    NOTEBOOK = "11_sampling_stages.ipynb"
+    FILE = "microscope.html"
+
     def __init__(self, settings: Settings, vocab_size: int, several: bool, fixed: bool):
+        super().__init__()
         self.controls = GenerationControls(settings, vocab_size, (*WITH_STRIPS, *MORE), ("seed", "greedy", "dialect"))
         self.controls.new_seed.description = "new draw"
         self.strips = {name: ipw.HTML() for name in WITH_STRIPS}
@@ -33,13 +37,11 @@ class MicroscopeLayout(ipw.VBox):
         self.more_button = ipw.ToggleButton(description="More stages", icon="sliders")
         narrow = {"description_width": "initial"}
         self.why_box = ipw.Combobox(description="why not", placeholder="a token", continuous_update=False, style=narrow)
-        self.help, self.strip = HelpLine(), TokenStrip()
-        self.status, self.columns, self.compared, self.why = (ipw.HTML() for _ in range(4))
+        self.strip = TokenStrip()
+        self.columns, self.compared, self.why = (ipw.HTML() for _ in range(3))
         self.more = row("lk-sliders", *(self.controls.sliders[name] for name in MORE))
-        super().__init__(self._rows(several, fixed))
-        self.add_class("lk-playground")
-        for name, control in self._explained().items():
-            self.help.explain(name, control, HELP[name])
+        self.fill(*self._rows(several, fixed))
+        self.explain(self._explained(), HELP)
 
     def _rows(self, several: bool, fixed: bool) -> list[ipw.Widget]:
         sliders, boxes = self.controls.sliders, self.controls.boxes

@@ -1,6 +1,5 @@
 """What a microscope looks at: a whole trace, one step of it, or bare logits, all in one form."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +11,9 @@ from ..errors import LabkitError, SamplingError
 from ..sampling import Sampler, SamplingTrace
 from ..settings import LABKIT_RULES, Settings
 from ..trace import Trace
-from ..views.base import visible
+from .code import as_arguments
 from .facts import HasPieces, alternatives, pieces
-
-HOW_TO_NAME = "write it as it is shown, or its id as <17>"
-NEAR = 5  # how many tokens are suggested for one that does not exist
+from .names import TokenNames
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,7 @@ class Steps:
         fixed: the stages were put together by hand, so there are no settings to turn.
         prompt: pieces of the prompt.
         rows: one a step, for views.token_strip, if they are at hand; else they come from the stage records.
+        how: lines of code that give one of them as ``trace``, from what the widget was given; {i} is its number.
     """
 
     count: int
@@ -50,6 +48,11 @@ class Steps:
     fixed: bool = False
     prompt: Sequence[str] = ()
     rows: Sequence[dict[str, Any]] | None = None
+    how: str = ""
+
+    def code(self, index: int) -> list[str]:
+        """Lines that give one step as ``trace``."""
+        return self.how.replace("{i}", str(index)).splitlines()
 
     @property
     def note(self) -> str:
@@ -79,27 +82,8 @@ class Steps:
         return self.row(index) | {"alternatives": others}
 
     @cached_property
-    def _by_name(self) -> dict[str, int]:
-        """Every token by its piece as it is shown; of equal pieces the first."""
-        named = enumerate(self.pieces(range(len(self.trace(0).logits))))
-        return {visible(piece): i for i, piece in reversed(list(named))}
-
-    def id_of(self, text: str) -> int:
-        """The token that someone means: its piece, as it is or as it is shown, or its id as <17>.
-
-        Raises:
-            SamplingError: no token is called so; near ones are named.
-        """
-        for name in (visible(text), "␣" + visible(text)):
-            if name in self._by_name:
-                return self._by_name[name]
-        number = text.strip("<> ")
-        if number.isdecimal() and int(number) < len(self._by_name):
-            return int(number)
-        names = list(self._by_name)
-        near = [n for n in names if text.strip().lower() in n.lower()] or difflib.get_close_matches(text, names, NEAR)
-        hint = f"near ones are {', '.join(sorted(near, key=len)[:NEAR])}"
-        raise SamplingError(f"no token is {visible(text)!r}; {hint if near else HOW_TO_NAME}")
+    def names(self) -> TokenNames:
+        return TokenNames(self.source, len(self.trace(0).logits))
 
 
 Recorded = Trace | Sequence[SamplingTrace] | SamplingTrace | Tensor
@@ -111,12 +95,20 @@ def steps_of(recorded: Recorded, tokenizer: HasPieces | None, settings: Settings
     Raises:
         SamplingError: there is no step to look at, or the logits are not those of one step.
     """
+    how = "# trace is the one you gave to the widget"
     if isinstance(recorded, Tensor):
         if recorded.ndim != 1:
             raise SamplingError(f"logits of one step have the shape (V,), not {tuple(recorded.shape)}")
-        recorded = Sampler.from_settings(**(settings or Settings()).sampling()).trace(recorded)
+        named = (settings or Settings()).sampling()
+        made = f"labkit.Sampler.from_settings({', '.join(as_arguments(named))})"
+        how = f"# logits are those you gave to the widget\ntrace = {made}.trace(logits)"
+        recorded = Sampler.from_settings(**named).trace(recorded)
     if isinstance(recorded, SamplingTrace):
         recorded = [recorded]
+    elif isinstance(recorded, Trace):
+        how = "# run is the trace you gave to the widget\ntrace = run.step({i})"
+    else:
+        how = "# traces are those you gave to the widget\ntrace = traces[{i}]"
     if not len(recorded):
         raise SamplingError("no token was written, so there is no step to look at; generate at least one")
     source, rows, step = tokenizer, None, recorded.step if isinstance(recorded, Trace) else recorded.__getitem__
@@ -125,7 +117,7 @@ def steps_of(recorded: Recorded, tokenizer: HasPieces | None, settings: Settings
         rows = [row | {"probability": row["p_model"]} for row in recorded.rows()]
     first = step(0)
     prompt = pieces(source, first.context.prompt_ids[0])
-    return Steps(len(recorded), step, settings_of(first.sampler), source, by_hand(first.sampler), prompt, rows)
+    return Steps(len(recorded), step, settings_of(first.sampler), source, by_hand(first.sampler), prompt, rows, how)
 
 
 def by_hand(sampler: Sampler) -> bool:

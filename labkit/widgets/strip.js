@@ -1,5 +1,5 @@
 // The strip of tokens: a pipe. Python has drawn every token (and escaped it); here they are appended, and Python is told
-// which one is pointed at (for its card) and which one is selected.
+// which one is pointed at (for its card), which one is selected, and which line of a card was chosen.
 
 const CARD_DELAY = 60; // milliseconds: sweeping over a line must not ask for every card on the way
 
@@ -20,8 +20,11 @@ function render({ model, el }) {
   let version = model.get("version");
   let cards = new Map();
   let shown = null; // the token whose card is open
+  let pinned = false; // whether it stays open, to choose from
+  let restoring = false; // the focus only comes back to where it was
   let timer = 0;
 
+  const lines = () => [...card.querySelectorAll("tr:not(.lk-h)")];
   const token = (index) => strip.querySelector(`[data-i="${index}"]`);
   const lastToken = () => strip.lastElementChild?.closest("[data-i]");
   const index = (node) => Number(node.dataset.i);
@@ -39,7 +42,38 @@ function render({ model, el }) {
     numbers.textContent = shown.dataset.title;
     card.replaceChildren(numbers);
     card.insertAdjacentHTML("beforeend", html ?? "");
+    if (pinned) offer();
     place();
+  }
+
+  function offer() {
+    for (const line of lines()) {
+      line.setAttribute("role", "button");
+      line.tabIndex = -1;
+    }
+    if (pinned === "keys") (lines().find((line) => !line.matches(".lk-y")) ?? lines()[0])?.focus();
+  }
+
+  // Open the card to choose from, by "mouse" or by "keys".
+  function pin(node, by) {
+    if (!node || !model.get("chooses")) return;
+    open(node);
+    pinned = by;
+    card.classList.add("lk-choose");
+    offer();
+  }
+
+  function choose(line) {
+    const node = shown;
+    model.send({ type: "choose", index: index(node), line: lines().indexOf(line), version });
+    leave(node);
+  }
+
+  function leave(node) {
+    restoring = true;
+    node.focus({ preventScroll: true });
+    restoring = false;
+    close();
   }
 
   function open(node) {
@@ -59,6 +93,8 @@ function render({ model, el }) {
   function close() {
     clearTimeout(timer);
     shown = null;
+    pinned = false;
+    card.classList.remove("lk-choose");
     if (card.matches(":popover-open")) card.hidePopover();
   }
 
@@ -72,6 +108,7 @@ function render({ model, el }) {
 
   function select(node) {
     if (!node) return;
+    if (node !== shown) close();
     model.set("selected", index(node));
     model.save_changes();
     mark();
@@ -79,10 +116,14 @@ function render({ model, el }) {
   }
 
   function reset(html) {
+    const focused = strip.contains(document.activeElement);
     close();
     cards = new Map();
     strip.innerHTML = html;
     mark();
+    restoring = true;
+    if (focused) strip.querySelector("[tabindex='0']")?.focus({ preventScroll: true });
+    restoring = false;
   }
 
   function append(html) {
@@ -105,12 +146,16 @@ function render({ model, el }) {
   }
 
   const pointed = (event) => event.target.closest?.("[data-i]");
-  strip.addEventListener("mouseover", (event) => (pointed(event) ? open(pointed(event)) : close()));
-  strip.addEventListener("mouseleave", close);
-  strip.addEventListener("focusin", (event) => pointed(event) && open(pointed(event)));
-  strip.addEventListener("focusout", close);
-  strip.addEventListener("scroll", () => shown && place());
-  strip.addEventListener("click", (event) => select(pointed(event)));
+  strip.addEventListener("mouseover", (event) => pinned || (pointed(event) ? open(pointed(event)) : close()));
+  strip.addEventListener("mouseleave", () => pinned || close());
+  strip.addEventListener("focusin", (event) => restoring || pinned || (pointed(event) && open(pointed(event))));
+  el.addEventListener("focusout", (event) => card.contains(event.relatedTarget) || close());
+  strip.addEventListener("click", (event) => {
+    const again = pinned && pointed(event) === shown;
+    select(pointed(event));
+    if (again) close();
+    else pin(pointed(event), "mouse");
+  });
   strip.addEventListener("keydown", (event) => {
     const here = pointed(event);
     const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10 };
@@ -118,10 +163,31 @@ function render({ model, el }) {
     else if (event.key === "Home") select(token(0));
     else if (event.key === "End") select(lastToken());
     else if (here && steps[event.key]) select(token(index(here) + steps[event.key]));
+    else if (here && (event.key === "Enter" || event.key === " ")) {
+      select(here);
+      pin(here, "keys");
+    } else return;
+    event.preventDefault();
+    event.stopPropagation();
+  });
+
+  card.addEventListener("mousedown", (event) => event.preventDefault()); // the focus stays, and with it the card
+  card.addEventListener("click", (event) => {
+    const line = event.target.closest("tr:not(.lk-h)");
+    if (line) choose(line);
+  });
+  card.addEventListener("keydown", (event) => {
+    const here = lines().indexOf(document.activeElement);
+    const steps = { ArrowDown: 1, ArrowUp: -1 };
+    if (event.key === "Escape") leave(shown);
+    else if (event.key === "Enter" || event.key === " ") choose(lines()[here]);
+    else if (steps[event.key]) lines()[here + steps[event.key]]?.focus();
     else return;
     event.preventDefault();
     event.stopPropagation();
   });
+  const follow = () => shown && place();
+  window.addEventListener("scroll", follow, { capture: true, passive: true });
 
   model.on("msg:custom", receive);
   model.on("change:selected", mark);
@@ -130,6 +196,7 @@ function render({ model, el }) {
   return () => {
     model.off("msg:custom", receive);
     model.off("change:selected", mark);
+    window.removeEventListener("scroll", follow, { capture: true });
     clearTimeout(timer);
   };
 }

@@ -17,7 +17,9 @@ class TokenStrip(anywidget.AnyWidget):
     ``html`` holds the whole strip once a run has ended, for views opened later and for a saved notebook.
 
     Attributes:
+        chooses: a click on a token, or Enter, opens its card to choose one of the lines in it.
         card: index -> HTML of a token's card, asked for when someone points at the token.
+        choose: called with the index of a token and the number of the line that was chosen in its card.
         on_ready: called when a view of the strip has appeared somewhere.
     """
 
@@ -25,11 +27,13 @@ class TokenStrip(anywidget.AnyWidget):
     _css = CSS + (HERE / "widgets.css").read_text(encoding="utf-8")
     html = traitlets.Unicode().tag(sync=True)
     selected = traitlets.Int(0).tag(sync=True)
+    chooses = traitlets.Bool(False).tag(sync=True)
     version = traitlets.Int(0).tag(sync=True)
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         self.card: Callable[[int], str] = lambda index: ""
+        self.choose: Callable[[int, int], None] = lambda index, line: None
         self.on_ready: Callable[[], None] = lambda: None
         self._parts: list[str] = []
         self.on_msg(self._on_message)
@@ -56,6 +60,8 @@ class TokenStrip(anywidget.AnyWidget):
         if message["type"] == "card" and message["version"] == self.version:
             html = self.card(message["index"])
             self.send({"type": "card", "version": self.version, "index": message["index"], "html": html})
+        elif message["type"] == "choose" and message["version"] == self.version:
+            self.choose(message["index"], message["line"])
         elif message["type"] == "ready":
             if (whole := "".join(self._parts)) != self.html:  # opened in the middle of a run
                 self.send({"type": "reset", "version": self.version, "html": whole})

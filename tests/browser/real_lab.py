@@ -60,6 +60,7 @@ class JupyterLab:
     token: str
     folder: Path
     browser: Any
+    program: str = "jupyterlab"
     foreign_requests: list[str] = field(default_factory=list)
     console_errors: list[str] = field(default_factory=list)
 
@@ -69,7 +70,8 @@ class JupyterLab:
         page.on("console", lambda message: message.type == "error" and self.console_errors.append(message.text))
         page.on("pageerror", lambda error: self.console_errors.append(str(error)))
         page.on("request", lambda request: self._note_foreign(request.url))
-        page.goto(f"{self.address}/lab/tree/{notebook}?token={self.token}&reset")
+        place = "lab/tree" if self.program == "jupyterlab" else "notebooks"
+        page.goto(f"{self.address}/{place}/{notebook}?token={self.token}&reset")
         self.wait_until_idle(page)
         # The indicator says idle before the kernel is connected, and cells run then are dropped without a word.
         page.wait_for_timeout(1500)
@@ -89,7 +91,10 @@ class JupyterLab:
         page.wait_for_timeout(500)
 
     def wait_until_idle(self, page: Any) -> None:
-        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=120_000)
+        if self.program == "jupyterlab":
+            page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=120_000)
+        else:
+            page.locator(".jp-NotebookKernelStatus, .jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for()
 
     def screenshot(self, page: Any, name: str) -> None:
         """Kept for people to look at."""
@@ -102,8 +107,8 @@ class JupyterLab:
 
 
 @contextmanager
-def serving(home: Path, browser: Any) -> Iterator[JupyterLab]:
-    """A server with everything it reads and writes below ``home``, on a free port, with a token of its own."""
+def serving(home: Path, browser: Any, program: str = "jupyterlab") -> Iterator[JupyterLab]:
+    """A server ("jupyterlab" or "notebook") with everything it reads and writes below ``home``, on a free port."""
     folder, token, port = home / "notebooks", secrets.token_hex(16), free_port()
     folder.mkdir()
     write_setting(home, "apputils-extension/notification", {"fetchNews": "false", "checkForUpdates": False})
@@ -119,7 +124,7 @@ def serving(home: Path, browser: Any) -> Iterator[JupyterLab]:
         **{f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")},
     }
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
+        sys.executable, "-m", program, "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
         f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
         f"--ServerApp.root_dir={folder}",
     ]  # fmt: skip
@@ -128,7 +133,7 @@ def serving(home: Path, browser: Any) -> Iterator[JupyterLab]:
         try:
             address = f"http://127.0.0.1:{port}"
             wait_until_it_answers(f"{address}/api/status?token={token}", server, home / "server.log")
-            yield JupyterLab(address, token, folder, browser)
+            yield JupyterLab(address, token, folder, browser, program)
         finally:
             server.terminate()
             server.wait(timeout=20)
@@ -141,7 +146,9 @@ def write_notebook(path: Path, *cells: str) -> None:
 
 
 def cell_errors(page: Any) -> list[str]:
-    return page.locator(".jp-OutputArea-output[data-mime-type*='error']").all_inner_texts()
+    return page.locator(
+        ".jp-OutputArea-output:is([data-mime-type*='error'], [data-mime-type$='.stderr'])"
+    ).all_inner_texts()
 
 
 def write_setting(home: Path, plugin: str, values: dict[str, Any]) -> None:

@@ -1,17 +1,24 @@
 """Every widget: settings in, run, and the result is what the function of labkit gives; without kernel and browser."""
 
+import ast
+import html.parser
 import json
 import re
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ipywidgets as ipw
+import nbformat
 import pytest
-from widget_driver import PROMPT, all_parts, small_alphabet, tiny_model
+from hostile_text import HOSTILE
+from widget_driver import PROMPT, all_parts, eventually, small_alphabet, tiny_model
 
 import labkit
 from labkit import widgets
 from labkit.settings import Settings
+from labkit.tokenizers.char import CharTokenizer
 
 
 class Case(NamedTuple):
@@ -28,16 +35,60 @@ def microscope(lm, prompt, settings=None):
     return widgets.SamplingMicroscope(trace, lm.tokenizer)
 
 
-# A new widget is tested by adding it here; to the first table too if it runs the model.
+def sample_board(lm, prompt, settings=None):
+    board = widgets.SampleBoard(lm, prompt, settings=settings, n=2)
+    board.run()  # to the end: it begins to write when it is made
+    return board
+
+
+def chatting(lm, prompt, settings=None):
+    chat = widgets.Chat(lm, settings=settings or Settings(max_new_tokens=5))
+    chat.say(prompt)
+    return chat
+
+
+def workbench(lm, prompt, settings=None):
+    bench = widgets.Workbench(lm, prompt, settings)
+    bench.tab = "Attention"
+    return bench
+
+
+# A new widget is tested by adding it here; to the first table too if it runs the model and has the text as its result.
 RUNNING = {
     "GenerationPlayground": Case(widgets.GenerationPlayground, labkit.generate),
 }
-EVERY = {
+WITH_SETTINGS = {
     "GenerationPlayground": widgets.GenerationPlayground,
     "SamplingMicroscope": microscope,
+    "CheckpointDuel": lambda lm, prompt, settings=None: widgets.CheckpointDuel(lm, prompt=prompt, settings=settings),
+    "Chat": chatting,
+    "SampleBoard": sample_board,
+    "Workbench": workbench,
 }
+INSPECTORS = {
+    name: lambda lm, prompt, settings=None, name=name: getattr(widgets, name)(lm, prompt)
+    for name in ("AblationView", "AttentionBrowser", "CacheMap", "LogitLensBrowser")
+}
+OTHERS = {"TokenizerExplorer": lambda lm, prompt, settings=None: widgets.TokenizerExplorer([lm], prompt)}
+EVERY = WITH_SETTINGS | INSPECTORS | OTHERS
 every_running_widget = pytest.mark.parametrize("case", RUNNING.values(), ids=RUNNING)
 every_widget = pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
+every_widget_with_settings = pytest.mark.parametrize("make", WITH_SETTINGS.values(), ids=WITH_SETTINGS)
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+def test_no_widget_is_forgotten_here():
+    assert {name for name in widgets.__all__ if isinstance(getattr(widgets, name), type)} - set(EVERY) == {
+        name for name in widgets.__all__ if name.endswith("Result")
+    }
+
+
+def shown(make, lm, prompt=PROMPT):
+    """A widget with something to show."""
+    widget = make(lm, prompt, Settings(max_new_tokens=12, top_k=0, seed=3))
+    if hasattr(widget, "run"):
+        widget.run()
+    return widget
 
 
 @pytest.fixture
@@ -97,7 +148,7 @@ def test_every_control_says_what_it_does_and_nothing_is_an_output_area(make, lm)
     controls = [
         part for part in parts if isinstance(part, ipw.ValueWidget | ipw.Button) and not isinstance(part, ipw.HTML)
     ]
-    assert len(controls) >= 10
+    assert len(controls) >= 5
     for control in controls:
         assert re.fullmatch(r"[A-Z].+\.", control.tooltip), control
     assert not [part for part in parts if isinstance(part, ipw.Output)]
@@ -147,7 +198,7 @@ def test_two_widgets_do_not_disturb_each_other(case, lm):
     assert [widget.strip.selected for widget in pair] == [7, 0]
 
 
-@every_widget
+@every_widget_with_settings
 def test_settings_that_are_assigned_are_the_settings(make, lm):
     widget = make(lm, PROMPT)
     for changes in ({"temperature": 1 / 3, "top_k": 5000, "min_p": 0.011}, {"greedy": True, "stop": ("a",)}):
@@ -160,3 +211,87 @@ def test_a_result_says_itself_as_json(make, lm):
     widget = make(lm, PROMPT, Settings(max_new_tokens=5))
     result = widget.run() if hasattr(widget, "run") else widget.result
     assert json.loads(json.dumps(result.to_dict())) and all(isinstance(row, dict) for row in result.rows())
+
+
+@every_widget
+@pytest.mark.parametrize("suffix", ["html", "svg", "csv", "json", "txt"])
+def test_what_is_shown_is_written_to_a_file_the_same_every_time(make, lm, tmp_path, suffix):
+    files = [shown(make, lm).save(tmp_path / f"{i}.{suffix}").read_text(encoding="utf-8") for i in range(2)]
+    assert len(files[0]) > 20
+    assert without_speed(files[0]) == without_speed(files[1])
+    if suffix == "json":
+        assert json.loads(files[0])
+    if suffix == "html":
+        assert "<script" not in files[0] and not re.search(r"https?://(?!www.w3.org/)", files[0])
+
+
+def without_speed(text: str) -> str:
+    """Everything but how long it took."""
+    return re.sub(r"([\d.]+ (tokens/s|ms|seconds?))|(\"\w*(per_second|seconds)\": [\d.e-]+)", "", text)
+
+
+@every_widget_with_settings
+def test_settings_are_written_for_the_command_line(make, lm, tmp_path):
+    widget = shown(make, lm)
+    assert Settings.read(widget.save(tmp_path / "s.toml")) == widget.settings
+
+
+@every_widget
+def test_a_file_that_cannot_be_is_one_line_in_the_widget(make, lm, tmp_path, capfd):
+    widget = shown(make, lm)
+    for name in ("x.docx", "", str(tmp_path)):
+        widget.file_box.value = name
+        widget.save_button.click()
+        assert "lk-error" in widget.saved.value
+    assert capfd.readouterr() == ("", "")
+
+
+@every_widget
+def test_readers_without_a_kernel_see_what_it_shows(make, lm):
+    page = shown(make, lm)._repr_mimebundle_()["text/html"]
+    assert re.search(r"\d", page) and "<script" not in page
+
+
+@every_widget
+def test_the_papermill_line_names_a_notebook_and_parameters_that_it_has(make, lm):
+    widget = shown(make, lm)
+    notebook = nbformat.read(NOTEBOOKS / widget.NOTEBOOK, as_version=4)
+    (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    known = {node.target.id for node in ast.parse(cell.source).body}
+    assert set(widget.parameters()) <= known
+    assert widget.papermill().startswith(f"papermill notebooks/{widget.NOTEBOOK} ")
+
+
+@every_widget
+def test_the_code_is_python(make, lm):
+    assert "import labkit" in shown(make, lm).code()
+    ast.parse(shown(make, lm).code())
+
+
+class Markup(html.parser.HTMLParser):
+    """What a browser would act on: the names of elements and attributes."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found |= {tag, *(name for name, _ in attrs)}
+
+
+@every_widget
+def test_no_token_is_ever_markup(make):
+    pieces = ["a", "b", "\n", *(text for text in HOSTILE if len(text) > 1)]
+    widget = shown(make, tiny_model(CharTokenizer(dict.fromkeys(pieces))))
+    for part in all_parts(widget):
+        for text in (getattr(part, "html", ""), part.value if isinstance(part, ipw.HTML) else ""):
+            found = Markup(str(text)).found
+            assert not [name for name in found if name in ("script", "iframe", "object") or name.startswith("on")], part
+
+
+@every_widget
+def test_closing_leaves_no_thread_behind(make, lm):
+    before = set(threading.enumerate())
+    shown(make, lm).close()
+    eventually(lambda: not [t for t in set(threading.enumerate()) - before if t.is_alive()])

@@ -5,9 +5,14 @@ from typing import Any, Protocol
 
 from ...language_model import LanguageModel
 from ...sampling import SamplingTrace
+from ...sampling.orders import STAGES
+from ...sampling.stages import Temperature
 from ...views.base import visible
 
 CARD_ALTERNATIVES = 12
+TEMPERATURE = {Temperature.name}
+PENALTIES = {stage.name for stage in STAGES[: STAGES.index(Temperature)]}  # what looks at ids
+NO_FILTERS = PENALTIES | TEMPERATURE
 
 
 class HasPieces(Protocol):
@@ -35,14 +40,32 @@ def removed_by(trace: SamplingTrace, token_id: int) -> str | None:
     return next((stage.name for stage in trace.stages if not stage.kept[token_id]), None)
 
 
-def alternatives(source: Source, trace: SamplingTrace, n: int = CARD_ALTERNATIVES) -> list[tuple]:
-    """(piece, probability before the stages, after them, the stage that removed it or None), for views.token_strip."""
-    ids = trace.candidates(n)
-    before, after = trace.stages[0].probabilities, trace.stages[-1].probabilities
+def alternatives(source: Source, trace: SamplingTrace, n: int = CARD_ALTERNATIVES) -> list[dict[str, Any]]:
+    """What else a token could have been, for views.token_strip."""
+    ids, shown = trace.candidates(n), columns(trace)
     return [
-        (piece, round(float(before[i]), 6), round(float(after[i]), 6), removed_by(trace, i))
+        {
+            "piece": piece,
+            "probabilities": {
+                heading: round(float(trace.stages[last].probabilities[i]), 6)
+                for heading, last in shown.items()
+                if trace.stages[last].kept[i]
+            },
+            "removed_by": removed_by(trace, i),
+        }
         for piece, i in zip(pieces(source, ids), ids, strict=True)
     ]
+
+
+def columns(trace: SamplingTrace) -> dict[str, int]:
+    """The columns of a card: heading -> the record it shows, in the order of the stages. What is off shows what the
+    column before it does."""
+    names = [stage.name for stage in trace.stages[1:]]
+    ends, last = {"model": 0}, 0
+    for heading, group in (("after penalties", PENALTIES), ("after temperature", TEMPERATURE), ("after filters", None)):
+        places = [i for i, name in enumerate(names, 1) if (name in group if group else name not in NO_FILTERS)]
+        ends[heading] = last = max(places, default=last)
+    return dict(sorted(ends.items(), key=lambda end: end[1]))
 
 
 def value_text(value: Any) -> str:

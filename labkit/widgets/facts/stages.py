@@ -89,7 +89,7 @@ class Scores:
         row = trace.sampler.apply(trace.logits[None], dataclasses.replace(context, state=dict(context.state)))[0]
         ids = torch.isfinite(row).nonzero().squeeze(-1)
         try:
-            added = noise(trace)[ids]
+            added = trace.sampler.draw.noise(ids, context, len(row))
         except SamplingError:
             return cls(*(torch.empty(0, dtype=dtype) for dtype in (torch.int64, torch.float64, torch.float64)))
         return cls(ids, row[ids].double().log_softmax(dim=-1), added)

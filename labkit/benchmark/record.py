@@ -1,0 +1,303 @@
+"""A benchmark as one record: the reference benchmark's JSON with everything else beside it, and its Markdown row."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import ConfigError
+from ..files import atomic_write
+from ..generation import encode_prompt
+from ..language_model import LanguageModel
+from ..settings import Settings, off_value
+from ..tokenizers.base import OnSpecial, OnUnknown
+from . import machine
+from .engines import ENGINES, Labkit
+from .intervals import Ratio, Summary, paired, unpaired
+from .timing import Case, Engine, Measurement, measure
+from .timing import threads as torch_threads
+
+Record = dict[str, Any]
+Key = tuple[str, int, int]  # engine, rows, prompt tokens
+BUSY = 0.08  # of the machine, by others: from here on a note says so
+RATES = ("tokens_per_sec", "prefill_tokens_per_sec", "decode_tokens_per_sec")
+HEADER = (
+    "| Device | Source | Model size (params M) | KV-cache | gen_tokens | mean tok/s | peak VRAM MiB |\n"
+    "|---|---|---:|---|---:|---:|---:|\n"
+)
+LONE = (1, None)  # rows, prompt tokens of the one case of the reference benchmark
+# What must be the same for two records to be about the code alone.
+CONDITIONS = (
+    ("platform", "cpu"), ("device", "name"), ("torch", "version"), ("torch", "threads"), ("model", "sha256"),
+    ("model", "params_m"), ("model", "dtype"), ("generation", "prompt"), ("generation", "gen_tokens"),
+    ("generation", "use_kv_cache"),
+)  # fmt: skip
+
+
+def benchmark(
+    lm: LanguageModel,
+    prompt: str | Sequence[int] = "ROMEO:",
+    settings: Settings | None = None,
+    *,
+    new_tokens: int = 256,
+    iterations: int = 10,
+    warmup_tokens: int = 64,
+    batch_sizes: Sequence[int] = (1,),
+    contexts: Sequence[int] = (),
+    against: Sequence[str] = (),
+    threads: int | None = None,
+    source: str = "local",
+    load_seconds: float | None = None,
+    progress: bool = False,
+    unknown: OnUnknown | None = None,
+    special: OnSpecial | None = None,
+) -> Record:
+    """Measure a model, every case in turns with every other; the record is docs/bench.schema.json's.
+
+    Args:
+        new_tokens: of every row, exactly.
+        batch_sizes: rows at once. The first row is the prompt; the others are random ids of the same length.
+        contexts: prompt lengths in tokens to measure besides; the prompt is cut, or filled up with random ids.
+        against: other engines on the same weights: names in ENGINES.
+        threads: of torch; None: as it is.
+        source, load_seconds: for the record, where the model is from ("local" or "hf") and how long loading took.
+        unknown, special: as in ``encode_prompt``, for a prompt that is text.
+
+    Raises:
+        LabkitError: what cannot be measured, and why.
+    """
+    settings = settings or Settings()
+    if not len(lm.model.blocks):
+        raise ConfigError("a wrapped function has no weights to report on; time it with benchmark.measure")
+    sizes = (("new_tokens", [new_tokens]), ("batch_sizes", batch_sizes), ("contexts", contexts))
+    for name, values in (*sizes, ("threads", [threads or 1])):
+        if wrong := [value for value in values if type(value) is not int or value < 1]:
+            raise ConfigError(f"{name} is {wrong[0]!r}; it must be a whole number from 1")
+    if strange := [name for name in against if name not in ENGINES]:
+        raise ConfigError(f"engine {strange[0]!r} is unknown; there is {', '.join(ENGINES)}")
+    with torch_threads(threads):
+        ids, notes = encode_prompt(lm, prompt, unknown=unknown, special=special)
+        ours = Labkit(lm, settings)
+        engines: list[Engine] = [ours, *(ENGINES[name](lm, settings) for name in against)]
+        lengths = dict.fromkeys([len(ids), *contexts])
+        cases = {
+            (engine.name, batch, length): Case(engine, prompts(lm, ids, batch, length), new_tokens)
+            for batch in dict.fromkeys(batch_sizes)
+            for length in lengths
+            for engine in engines
+        }
+        agree = {name: same_ids(cases, name) if ours.settings.greedy else None for name in against}
+        touched = {key: step_bytes(lm, ours.settings, *key[1:], new_tokens) for key in cases}
+        main = next(iter(cases))
+        rss_before = machine.rss_peak_mib()
+        bandwidth = machine.MemoryBandwidth(touched[main] or machine.weight_bytes(lm)[1], lm.device)
+        others = machine.OtherPrograms()
+        timed = measure(
+            cases, iterations=iterations, warmup_tokens=warmup_tokens, before_round=bandwidth.read, progress=progress
+        )
+        busy = others.share()
+        # Ours was there all the time, so a new peak includes it, and an old one does not.
+        rss_peak = max(rss_before, machine.rss_peak_mib() - bandwidth.buffer.nbytes / machine.MIB)
+    if busy > BUSY:
+        notes += (f"Other programs used {busy:.0%} of the CPU meanwhile; measure again when they have ended.",)
+    if max(lengths) + new_tokens > lm.model.block_size:
+        notes += (
+            f"Up to {max(lengths) + new_tokens} tokens in a context of {lm.model.block_size}: "
+            f"what overflow={ours.settings.overflow!r} costs is part of the figures.",
+        )
+    named, changed = machine.commit()
+    shown = ours.settings.replace(max_new_tokens=new_tokens).to_dict()
+    return {
+        "timestamp": datetime.now(UTC).isoformat(),
+        "commit": named,
+        "commit_changed": changed,
+        "platform": machine.platform_facts() | {"other_programs": busy},
+        "torch": machine.torch_facts(),
+        "versions": machine.versions("torch", "numpy", "transformers"),
+        "device": machine.device_facts(lm.device),
+        "model": model_facts(lm, source) | {"load_seconds": load_seconds},
+        "generation": {
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            "gen_tokens": new_tokens,
+            "temperature": ours.settings.temperature,
+            **{
+                name: off_value(name, getattr(ours.settings, name)) for name in ("top_k", "top_p", "repetition_penalty")
+            },
+            "use_kv_cache": ours.settings.use_cache,
+            "stream": False,
+            "warmup_tokens": warmup_tokens,
+            "settings": shown,
+        },
+        "results": {
+            "iters": iterations,
+            "tokens_per_sec": timed[main].tokens_per_sec.to_dict(),
+            "vram_peak_mib": timed[main].vram_peak_mib,
+            "rss_peak_mib": rss_peak,
+            "memory_bandwidth_gb_per_sec": Summary(tuple(b / 1e9 for b in bandwidth.readings)).to_dict(),
+        },
+        "measurements": [
+            found.to_dict() | bandwidth_share(found, touched[key], bandwidth.readings) for key, found in timed.items()
+        ],
+        "ratios": [row for name in against for row in ratio_rows(timed, name)],
+        "same_ids": agree,
+        "notes": list(notes),
+    }
+
+
+def same_ids(cases: Mapping[Key, Case], against: str) -> bool:
+    """Whether the other engine makes the very tokens that labkit makes, in the first case."""
+    made = []
+    for name in (Labkit.name, against):
+        case = next(case for case in cases.values() if case.engine.name == name)
+        made.append(case.engine.generate(case.rows, case.new_tokens))
+    return made[0] == made[1]
+
+
+def prompts(lm: LanguageModel, ids: Sequence[int], batch: int, length: int) -> tuple[tuple[int, ...], ...]:
+    """Rows (B, T) that differ, as equal ones would be computed once; the same ones at every call."""
+    filler = torch.randint(lm.vocab_size, (batch, length), generator=torch.Generator().manual_seed(0))  # (B, T)
+    first, *others = filler.tolist()
+    return tuple(tuple(row) for row in ([*ids, *first[len(ids) :]][:length], *others))
+
+
+def step_bytes(lm: LanguageModel, settings: Settings, batch: int, length: int, new_tokens: int) -> int | None:
+    """Bytes that a decoding step reads in the middle of the run: weights once, keys and values of every row.
+
+    None without a cache, where a step computes all over again and memory is not what limits it.
+    """
+    if not settings.use_cache:
+        return None
+    _, read = machine.weight_bytes(lm)
+    return read + batch * machine.cache_bytes(lm, length + new_tokens // 2)
+
+
+def bandwidth_share(found: Measurement, touched: int | None, readings: Sequence[float]) -> Record:
+    """What decoding reads, against what the memory gave in the same round."""
+    decode = found.decode_tokens_per_sec
+    if touched is None or decode is None:
+        return {"bytes_per_token": None, "bandwidth_share": None}
+    per_token = touched / found.batch_size
+    shares = (rate * per_token / reading for rate, reading in zip(decode.values, readings, strict=True))
+    return {"bytes_per_token": per_token, "bandwidth_share": Summary(tuple(shares)).to_dict()}
+
+
+def ratio_rows(timed: Mapping[Key, Measurement], against: str) -> list[Record]:
+    """Every rate of labkit as a multiple of the other engine's, from rounds that both ran in."""
+    rows = []
+    for (engine, batch, length), ours in timed.items():
+        if engine == Labkit.name:
+            theirs = timed[against, batch, length]
+            for rate in RATES:
+                a, b = getattr(ours, rate), getattr(theirs, rate)
+                if a is not None and b is not None:
+                    place = {"against": against, "batch_size": batch, "prompt_tokens": length, "rate": rate}
+                    rows.append(place | paired(a.values, b.values).to_dict())
+    return rows
+
+
+def model_facts(lm: LanguageModel, source: str) -> Record:
+    config, facts = lm.config, lm.checkpoint
+    held, read = machine.weight_bytes(lm)
+    return {
+        "source": source,
+        "params_m": lm.n_parameters / 1e6,
+        "block_size": lm.model.block_size,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "name": facts.path.name,
+        "family": facts.family,
+        "format": facts.format,
+        "dtype": str(lm.model.lm_head.weight.dtype).removeprefix("torch."),
+        "fast_path": False,
+        "sha256": facts.sha256,
+        "weight_mib": held / machine.MIB,
+        "weight_mib_read_per_step": read / machine.MIB,
+    }
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """The community table with the record's row."""
+    device, generation, results = record["device"], record["generation"], record["results"]
+    vram = results["vram_peak_mib"]
+    cells = (
+        f"{device['name']} ({device['type']})".replace("|", "\\|"),
+        record["model"]["source"],
+        f"{record['model']['params_m']:.3f}",
+        "on" if generation["use_kv_cache"] else "off",
+        generation["gen_tokens"],
+        f"{results['tokens_per_sec']['mean']:.2f}",
+        "N/A" if vram is None else f"{vram:.1f}",
+    )
+    return f"{HEADER}| {' | '.join(map(str, cells))} |\n"
+
+
+def write(record: Mapping[str, Any], path: str | Path) -> None:
+    """Write a record as JSON."""
+    text = json.dumps(record, indent=2, ensure_ascii=False)
+    atomic_write(Path(path), lambda file: file.write(text.encode()))
+
+
+def read(path: str | Path) -> Record:
+    """A record of ``write``, or of the reference benchmark.
+
+    Raises:
+        ConfigError: it cannot be read, or is something else.
+    """
+    try:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        float(record["results"]["tokens_per_sec"]["mean"])
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: is not the JSON of a benchmark ({type(error).__name__}: {error})") from None
+    return record
+
+
+def compare(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float = 0.05) -> tuple[list[Record], list[str]]:
+    """Where labkit is faster or slower in ``new`` than in ``old``, case by case.
+
+    Args:
+        tolerance: a difference of at most this share is noise, whatever the intervals say (see ``Ratio.verdict``).
+
+    Returns:
+        A row for each case that both have: its place, both means, the ratio with its 99 % interval and the verdict.
+        And what else differs between the two, in sentences.
+    """
+    whole = "measurements" in old and "measurements" in new
+    before, after = (places(record) if whole else {LONE: record["results"]["tokens_per_sec"]} for record in (old, new))
+    rows = []
+    for place in [place for place in after if place in before]:
+        b, a = before[place], after[place]
+        ratio = Ratio(a["mean"] / b["mean"])
+        if "values" in b and "values" in a:  # the reference benchmark does not write them
+            ratio = unpaired(a["values"], b["values"])
+        row = dict(zip(("batch_size", "prompt_tokens"), place, strict=True))
+        rows.append(row | {"old": b["mean"], "new": a["mean"], **ratio.to_dict(), "verdict": ratio.verdict(tolerance)})
+    if not rows:
+        raise ConfigError("the two benchmarks have no case in common: no batch size with a prompt length")
+    return rows, differences(old, new)
+
+
+def places(record: Mapping[str, Any]) -> dict[tuple[Any, ...], Record]:
+    """labkit's tokens a second in every case."""
+    return {
+        (found["batch_size"], found["prompt_tokens"]): found["tokens_per_sec"]
+        for found in record["measurements"]
+        if found["engine"] == Labkit.name
+    }
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Conditions that both records state, and not alike."""
+    pairs = [(f"{section}.{name}", *(r[section].get(name) for r in (old, new))) for section, name in CONDITIONS]
+    settings = [record["generation"].get("settings", {}) for record in (old, new)]
+    pairs += [
+        (f"the setting {name}", settings[0].get(name), value)
+        for name, value in settings[1].items()
+        if name != "max_new_tokens"
+    ]
+    return [f"{what} was {a!r} and is {b!r}" for what, a, b in pairs if None not in (a, b) and a != b]

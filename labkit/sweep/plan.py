@@ -1,0 +1,67 @@
+"""Which runs a sweep consists of, each named by a key that says what it stands on."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from labkit import __version__
+
+from ..errors import ConfigError
+from .grid import Grid, Point
+from .notebook import Notebook
+
+KEY_DIGITS = 16
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution of the notebook."""
+
+    key: str
+    parameters: Point
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a sweep, in order.
+
+    Attributes:
+        facts: what the keys stand on besides parameters: labkit, notebook_sha256, weights (source -> hash).
+    """
+
+    notebook: Notebook
+    runs: tuple[Run, ...]
+    facts: dict[str, Any]
+
+
+def make_plan(notebook: Notebook, grid: Grid, fingerprint: Callable[[str], str]) -> Plan:
+    """Check every point against the notebook and name it.
+
+    Args:
+        fingerprint: a checkpoint's source -> hash of its files.
+
+    Raises:
+        ConfigError: a parameter that the notebook does not have, or a value of the wrong type.
+    """
+    points = [notebook.check(point) for point in grid.points]
+    if unknown := sorted(set(grid.weights) - set(notebook.parameters)):
+        raise ConfigError(f"weights names {', '.join(unknown)}, which is no parameter of {notebook.path}")
+    sources = [name for name in notebook.parameters if name.endswith(CHECKPOINT) or name in grid.weights]
+    defaults = {name: notebook.parameters[name].default for name in sources}
+    used = {str(point.get(name, default)) for point in points for name, default in defaults.items()}
+    weights = {source: fingerprint(source) for source in sorted(used)}
+    facts = {"labkit": __version__, "notebook_sha256": notebook.sha256, "weights": weights}
+    runs = []
+    for point in points:
+        own = {name: weights[str(point.get(name, default))] for name, default in defaults.items()}
+        runs.append(Run(key_of(point, facts | {"weights": own}), point))
+    return Plan(notebook, tuple(runs), facts)
+
+
+def key_of(parameters: Point, facts: dict[str, Any]) -> str:
+    """Hash of everything that a run's result depends on."""
+    text = json.dumps({"parameters": parameters} | facts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
