@@ -202,7 +202,8 @@ def lab(arguments: list[str]) -> int:
 def test(arguments: list[str]) -> int:
     from committed_notebooks import SAME_ARITHMETIC, export
 
-    failed = run(["-m", "pytest", *arguments, "tests"])
+    side_by_side = ["-n", str(min(4, os.cpu_count() or 1))]
+    failed = run(["-m", "pytest", *side_by_side, *arguments, "tests"])
     if failed:
         return failed
     notebooks, which = export(ROOT, ROOT / "artifacts" / "committed")
@@ -211,7 +212,6 @@ def test(arguments: list[str]) -> int:
         return 0
     sanitize = "--nbval-sanitize-with=configs/nbval_sanitize.cfg"
     strict = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout=60", sanitize]
-    side_by_side = ["-n", str(min(4, os.cpu_count() or 1))]
     return run(["-m", "pytest", *strict, *side_by_side, *map(str, notebooks)], SAME_ARITHMETIC)
 
 

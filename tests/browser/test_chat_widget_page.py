@@ -262,6 +262,7 @@ def test_no_console_errors_and_nothing_from_other_hosts(page, jupyterlab):
 
 
 def test_a_lost_kernel_is_said_and_what_was_typed_is_still_there(page, jupyterlab):
+    jupyterlab.forsake(page)
     page.locator(".lm-MenuBar-itemLabel", has_text="Kernel").click()
     page.get_by_role("menuitem", name="Shut Down Kernel").click()
     page.get_by_text("No Kernel").first.wait_for()

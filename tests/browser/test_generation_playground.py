@@ -342,6 +342,7 @@ def test_two_thousand_tokens_are_painted_at_once_and_a_lost_kernel_is_said(jupyt
     print(f"browser heap after 100 more moves: {before / 1e6:.1f} -> {after / 1e6:.1f} MB")
     assert after < 1.05 * before + 1e6
 
+    jupyterlab.forsake(page)
     page.get_by_label("prompt").fill("typed and not lost")
     os.kill(int(page.locator(".jp-OutputArea-output pre", has_text="kernel").inner_text().split()[1]), signal.SIGKILL)
     page.locator(".lk-lost", has_text="The kernel is gone").wait_for(timeout=30_000)

@@ -43,6 +43,8 @@ class Texts(html.parser.HTMLParser):
 
 def numbers_of(output: nbformat.NotebookNode) -> set[str]:
     """The numbers in what a reader without script is to see: a view's HTML, else the text."""
+    if "image/png" in output.get("data", {}):  # a figure, whose numbers are printed beside it
+        return set()
     if "text/html" in output.get("data", {}):
         texts = Texts()
         texts.feed(output.data["text/html"])
