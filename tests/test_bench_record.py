@@ -268,3 +268,9 @@ def test_the_tiny_models_of_every_family_have_bytes_to_read():
     for family in ("gpt2", "labcore", "llama", "nanochat", "swa_mla"):
         lm = tiny(family, {"gpt2": "tied", "labcore": "learned", "swa_mla": "executed"}.get(family, "grouped"))
         assert step_bytes(lm, labkit.Settings(), 2, 5, 8) > step_bytes(lm, labkit.Settings(), 1, 5, 8) > 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_record_says_the_threads_it_was_measured_with(lm, threads):
+    found = benchmark(lm, "To be", new_tokens=3, iterations=1, warmup_tokens=0, threads=threads)
+    assert found["torch"]["threads"] == threads

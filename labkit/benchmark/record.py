@@ -115,7 +115,7 @@ def benchmark(
         "commit": named,
         "commit_changed": changed,
         "platform": machine.platform_facts() | {"other_programs": busy},
-        "torch": machine.torch_facts(),
+        "torch": machine.torch_facts() | ({"threads": threads} if threads else {}),
         "versions": machine.versions("torch", "numpy", "transformers"),
         "device": machine.device_facts(lm.device),
         "model": model_facts(lm, source) | {"load_seconds": load_seconds},
