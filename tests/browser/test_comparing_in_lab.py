@@ -158,6 +158,7 @@ def test_copy_save_and_a_narrow_dark_window(page, jupyterlab):
     explorer.get_by_role("combobox", name="copy as").select_option("Python")
     wait_for(lambda: "tokenization(GPT2Tokenizer()" in explorer.inner_text(), 5)
     explorer.get_by_role("textbox", name="file").fill("cut.csv")
+    page.wait_for_timeout(1000)  # on a busy machine a click may overtake the name
     explorer.get_by_role("button", name="Save").click()
     wait_for(lambda: "written: cut.csv" in explorer.inner_text(), 5)
     assert "tokenizer,index,id,piece" in (jupyterlab.folder / "cut.csv").read_text(encoding="utf-8")
