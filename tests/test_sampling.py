@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 
 import numpy as np
 import oracle
@@ -326,3 +327,10 @@ def test_the_largest_of_a_long_row_are_found_by_chunks(n, k, kind):
     assert torch.equal(values, row.topk(k).values) and torch.equal(row[ids], values) and len(set(ids.tolist())) == k
     kept = TopK(k).kept_ids(row, at(0))
     assert torch.equal(kept, TopK(k).keeps(row[None], at(0))[0].nonzero().squeeze(-1))
+
+
+def test_a_trace_that_was_asked_about_removed_tokens_can_still_be_pickled():
+    trace = Sampler.from_settings(temperature=0.8, top_k=2, seed=1).trace(torch.tensor([3.0, 2.0, 1.0, 0.0]))
+    asked = [trace.removal(i) for i in range(4)]
+    again = pickle.loads(pickle.dumps(trace))
+    assert [again.removal(i) for i in range(4)] == asked and asked[3] is not None

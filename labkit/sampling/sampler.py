@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -105,11 +105,13 @@ class SamplingTrace:
 
     def removal(self, token_id: int) -> Removal | None:
         """The stage that removed a token, with its measure and threshold; None if the draw saw it."""
-        for stage, before, after in self._passed:
+        for i, (stage, before, after) in enumerate(self._passed):
             if torch.isfinite(before[0, token_id]) and not torch.isfinite(after[0, token_id]):
                 if not isinstance(stage, Filter):
                     return Removal(stage.name, "logit", float(before[0, token_id]), float(before.max()), "at least")
-                limit = self._limit_of(stage, before)
+                if i not in self._limits:
+                    self._limits[i] = stage.limit(before, self.context)
+                limit = self._limits[i]
                 value, line = float(limit.values[0, token_id]), float(limit.threshold[0, 0])
                 return Removal(stage.name, limit.measure, value, line, limit.stays)
         return None
@@ -124,16 +126,9 @@ class SamplingTrace:
         return passed
 
     @functools.cached_property
-    def _limit_of(self) -> Callable[[Filter, Tensor], Limit]:
-        """A filter's measure and threshold of what it got; worked out once for all tokens."""
-        known: dict[int, Limit] = {}
-
-        def limit(stage: Filter, before: Tensor) -> Limit:
-            if id(stage) not in known:
-                known[id(stage)] = stage.limit(before, self.context)
-            return known[id(stage)]
-
-        return limit
+    def _limits(self) -> dict[int, Limit]:
+        """Measure and line of those filters that a removed token was asked about, by their place."""
+        return {}
 
     def break_points(self, parameter: str | None = None) -> BreakPoints:
         """The values of temperature, top_k, top_p and min_p at which this draw gives another token."""
