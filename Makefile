@@ -5,7 +5,7 @@ SETUP  := $(PYTHON) tools/bootstrap.py
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test demo setup lint types figures parity slow screenshots notebooks-reset notebooks-update clean
+.PHONY: help lab test demo setup lint types figures parity slow repeats screenshots notebooks-reset notebooks-update clean
 
 help:              ## this list
 	@grep -E '^[a-z-]+: +##' Makefile | sed 's/: *## */\t/' | expand -t 20
@@ -36,6 +36,9 @@ parity:            ## only the comparison with the reference systems' recorded n
 
 slow:              ## the tests that take minutes
 	$(SETUP) run -m pytest -m slow --timeout 1800 $(ARGS)
+
+repeats:           ## twenty pairs of equal benchmarks: do they differ by less than the interval they print?
+	$(SETUP) run -m pytest -m slow -s --timeout 3600 tests/test_bench_repeats.py $(ARGS)
 
 screenshots:       ## the tests in a real browser; they leave their screenshots in artifacts/
 	$(SETUP) run -m pytest tests/browser -m browser $(ARGS)

@@ -15,7 +15,7 @@ from tiny import TINY, random_ids, tiny
 import labkit
 from labkit import LabkitError, Settings
 from labkit.benchmark import Case, Labkit, Ratio, Summary, Transformers, measure, paired, unpaired
-from labkit.benchmark.machine import LEAST, MemoryBandwidth, OtherPrograms, cache_bytes, weight_bytes
+from labkit.benchmark.machine import LEAST, MemoryBandwidth, OtherPrograms, Pace, cache_bytes, weight_bytes
 from labkit.benchmark.timing import marker, threads
 from labkit.errors import CheckpointError, ConfigError
 
@@ -119,6 +119,21 @@ def test_cases_run_in_turns_after_a_warm_up_and_every_other_round_backwards():
     assert {name: len(m.runs) for name, m in found.items()} == {"a": 3, "b": 3}
 
 
+def test_the_pace_of_a_run_is_that_of_the_machine_before_and_after_it_and_not_of_the_warm_up():
+    readings, ran = iter([1.0, 4.0, 9.0, 16.0]), list[str]()
+
+    def pace() -> float:
+        ran.append("pace")
+        return next(readings)
+
+    engine = Pretended(lambda what: ran.append("run") if what == "prefill" else None)
+    (found,) = measure({"a": case(engine)}, iterations=3, warmup_tokens=1, pace=pace).values()
+    assert found.pace is not None and found.pace.values == pytest.approx((2, 6, 12))
+    assert ran == ["run", "pace", "run", "pace", "run", "pace", "run", "pace"]
+    (unread,) = measure({"a": case(engine)}, iterations=1).values()
+    assert unread.pace is None and unread.to_dict()["pace"] is None
+
+
 def test_a_warm_up_is_never_longer_than_what_is_timed_and_may_be_left_out():
     tokens: list[str] = []
     measure({"a": case(Pretended(tokens.append), new_tokens=3)}, iterations=1, warmup_tokens=64)
@@ -209,6 +224,14 @@ def test_what_slows_a_whole_round_cancels_in_a_ratio_of_two_that_ran_in_turns():
     assert (ratio.low, ratio.value, ratio.high) == pytest.approx((2, 2, 2))
     apart = unpaired([2 * w for w in weather], list(weather))
     assert apart.low is not None and apart.low < 1
+
+
+def test_at_one_pace_a_ratio_is_that_of_what_was_done_at_each():
+    slow, fast = [100, 104, 96], [200, 210, 190]
+    found = unpaired(fast, slow, ([2, 2.1, 1.9], [1, 1.04, 0.96]))
+    assert found.value == pytest.approx(1)
+    assert found.low == pytest.approx(1 / found.high) and found.high > 2  # exponents of 1 ± 0.25, three runs each
+    assert unpaired(fast, slow).verdict() == "faster"
 
 
 def test_single_runs_give_a_ratio_without_an_interval():
@@ -317,6 +340,14 @@ def test_a_reading_of_the_memory_is_a_bandwidth_that_exists():
     memory.read()
     assert memory.buffer.nbytes == LEAST
     assert 1e8 < memory.readings[0] < 1e13
+
+
+def test_the_pace_is_that_of_a_product_with_every_matrix_that_a_step_reads():
+    lm = tiny("gpt2", "tied")
+    pace = Pace(lm)
+    matrices = [w for name, w in lm.model.named_parameters() if w.dim() == 2 and name != "pos_embed.weight"]
+    assert {id(w) for _, w in pace.pairs} == {id(w) for w in matrices}
+    assert 10 < pace.read() < 1e7
 
 
 def test_the_share_of_other_programs_is_a_share():

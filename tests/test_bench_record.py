@@ -199,12 +199,13 @@ def test_the_community_table_has_rows_of_that_table():
 # --- two records ------------------------------------------------------------------------------------------------------
 
 
-def with_rates(record: dict, factor: float, spread: float = 0.01) -> dict:
-    """The record with made-up runs: 1000 tokens a second times the factor."""
+def with_rates(record: dict, factor: float, spread: float = 0.01, pace: float = 1.0) -> dict:
+    """The record with made-up runs: 1000 tokens a second times the factor, while the pace was 50 times ``pace``."""
     changed = copy.deepcopy(record)
     values = [1000 * factor * (1 + spread * x) for x in (-1, 0, 1, -1, 0, 1)]
     for found in changed["measurements"]:
         found["tokens_per_sec"] |= {"mean": sum(values) / 6, "values": values}
+        found["pace"] |= {"mean": 50 * pace, "values": [50 * pace] * 6}
     changed["results"]["tokens_per_sec"] = changed["measurements"][0]["tokens_per_sec"]
     return changed
 
@@ -221,6 +222,39 @@ def test_a_verdict_weighs_the_difference_against_the_noise(record, factor, sprea
     assert [row["verdict"] for row in rows] == [verdict] * 4 and differences == []
     assert rows[0]["ratio"] == pytest.approx(factor)
     assert (rows[0]["batch_size"], rows[0]["prompt_tokens"]) == (1, 5)
+
+
+def test_what_goes_with_the_machines_pace_is_no_difference_of_the_code(record):
+    rows, _ = compare(with_rates(record, 1), with_rates(record, 0.6, pace=0.6))
+    assert [row["verdict"] for row in rows] == ["within noise"] * 4
+    assert rows[0]["ratio"] == pytest.approx(1) and rows[0]["pace"] == pytest.approx(0.6)
+    assert (rows[0]["old"], rows[0]["new"]) == pytest.approx((1000, 600))  # as measured
+    rows, _ = compare(with_rates(record, 1), with_rates(record, 0.6))
+    assert rows[0]["verdict"] == "slower" and rows[0]["pace"] == 1
+
+
+def test_the_more_the_pace_differs_the_wider_is_the_interval(record):
+    def width(pace: float) -> float:
+        (row, *_), _ = compare(with_rates(record, 1), with_rates(record, 1, pace=pace))
+        return row["high"] / row["low"]
+
+    assert width(1) < width(0.9) < width(0.5) and width(0.9) == pytest.approx(width(1 / 0.9))
+
+
+@pytest.mark.parametrize(("section", "name"), [("torch", "version"), ("torch", "threads"), ("device", "name")])
+def test_on_another_machine_or_torch_a_pace_explains_nothing(record, section, name):
+    new = with_rates(record, 0.6, pace=0.6)
+    new[section][name] = "another"
+    (row, *_), differences = compare(with_rates(record, 1), new)
+    assert row["verdict"] == "slower" and row["pace"] is None and len(differences) == 1
+
+
+def test_records_without_a_pace_are_compared_as_measured(record):
+    old = with_rates(record, 1)
+    for found in old["measurements"]:
+        del found["pace"]
+    (row, *_), _ = compare(old, with_rates(record, 0.6, pace=0.6))
+    assert row["verdict"] == "slower" and row["pace"] is None
 
 
 def test_a_case_that_alone_became_slower_is_found(record):

@@ -10,13 +10,15 @@ from typing import Any
 
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from ..generation.steps import prefill
 from ..language_model import LanguageModel
 
 MIB = 2**20
 LEAST, MOST = 4 * MIB, 256 * MIB  # of the buffer whose reading is timed
+PACE_SECONDS = 0.04  # at least, of a reading of the pace
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -129,14 +131,40 @@ class MemoryBandwidth:
         self.readings.append(self.buffer.nbytes / min(seconds))
 
 
-def weight_bytes(lm: LanguageModel) -> tuple[int, int]:
-    """Bytes of all weights, and of those that a step reads whole: a table to look ids up in is read in one row."""
-    weights = {id(w): w for w in lm.model.parameters()}
+class Pace:
+    """How fast the machine is at the moment: the bare products of a decoding step, and nothing else of labkit.
+
+    A product of a row with every weight matrix that a step reads. What a neighbour takes of the caches and of the
+    memory slows these about as much as it slows the decoding, whatever the version of labkit that decodes.
+    """
+
+    def __init__(self, lm: LanguageModel):
+        self.pairs = [
+            (torch.ones(1, w.shape[1], dtype=w.dtype, device=w.device), w) for w in read_weights(lm) if w.dim() == 2
+        ]
+
+    @torch.inference_mode()
+    def read(self) -> float:
+        """Such steps a second."""
+        start, steps = time.perf_counter(), 0
+        while (seconds := time.perf_counter() - start) < PACE_SECONDS:
+            for row, weight in self.pairs:
+                product = functional.linear(row, weight)  # (1, out)
+            product.sum().item()  # waits for the device
+            steps += 1
+        return steps / seconds
+
+
+def read_weights(lm: LanguageModel) -> list[Tensor]:
+    """What a step reads whole: all weights but the tables to look ids up in, of which it reads a row."""
     head = lm.model.lm_head.weight
-    tables = {
-        id(m.weight): m.weight for m in lm.model.modules() if isinstance(m, nn.Embedding) and m.weight is not head
-    }
-    return sum(w.nbytes for w in weights.values()), sum(w.nbytes for i, w in weights.items() if i not in tables)
+    tables = {id(m.weight) for m in lm.model.modules() if isinstance(m, nn.Embedding) and m.weight is not head}
+    return [weight for weight in lm.model.parameters() if id(weight) not in tables]
+
+
+def weight_bytes(lm: LanguageModel) -> tuple[int, int]:
+    """Bytes of all weights, and of those that a step reads whole."""
+    return sum(w.nbytes for w in lm.model.parameters()), sum(w.nbytes for w in read_weights(lm))
 
 
 @torch.inference_mode()

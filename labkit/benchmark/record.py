@@ -23,18 +23,19 @@ from .timing import threads as torch_threads
 Record = dict[str, Any]
 Key = tuple[str, int, int]  # engine, rows, prompt tokens
 BUSY = 0.08  # of the machine, by others: from here on a note says so
+UNSTEADY = 1.5  # times the slowest pace was the fastest: from here on a note says so
 RATES = ("tokens_per_sec", "prefill_tokens_per_sec", "decode_tokens_per_sec")
 HEADER = (
     "| Device | Source | Model size (params M) | KV-cache | gen_tokens | mean tok/s | peak VRAM MiB |\n"
     "|---|---|---:|---|---:|---:|---:|\n"
 )
 LONE = (1, None)  # rows, prompt tokens of the one case of the reference benchmark
-# What must be the same for two records to be about the code alone.
+# What must be the same for two records to be about the code alone: what it ran on, and what was asked.
 CONDITIONS = (
     ("platform", "cpu"), ("device", "name"), ("torch", "version"), ("torch", "threads"), ("model", "sha256"),
-    ("model", "params_m"), ("model", "dtype"), ("generation", "prompt"), ("generation", "gen_tokens"),
-    ("generation", "use_kv_cache"),
+    ("model", "params_m"), ("model", "dtype"),
 )  # fmt: skip
+ASKED = (("generation", "prompt"), ("generation", "gen_tokens"), ("generation", "use_kv_cache"))
 
 
 def benchmark(
@@ -96,13 +97,21 @@ def benchmark(
         bandwidth = machine.MemoryBandwidth(touched[main] or machine.weight_bytes(lm)[1], lm.device)
         others = machine.OtherPrograms()
         timed = measure(
-            cases, iterations=iterations, warmup_tokens=warmup_tokens, before_round=bandwidth.read, progress=progress
+            cases,
+            iterations=iterations,
+            warmup_tokens=warmup_tokens,
+            before_round=bandwidth.read,
+            pace=machine.Pace(lm).read,
+            progress=progress,
         )
         busy = others.share()
         # Ours was there all the time, so a new peak includes it, and an old one does not.
         rss_peak = max(rss_before, machine.rss_peak_mib() - bandwidth.buffer.nbytes / machine.MIB)
     if busy > BUSY:
         notes += (f"Other programs used {busy:.0%} of the CPU meanwhile; measure again when they have ended.",)
+    paces = [run.pace for found in timed.values() for run in found.runs if run.pace]
+    if max(paces) > UNSTEADY * min(paces):
+        notes += (f"The machine's pace changed by {max(paces) / min(paces) - 1:.0%} meanwhile: it has neighbours.",)
     if max(lengths) + new_tokens > lm.model.block_size:
         notes += (
             f"Up to {max(lengths) + new_tokens} tokens in a context of {lm.model.block_size}: "
@@ -260,44 +269,66 @@ def read(path: str | Path) -> Record:
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float = 0.05) -> tuple[list[Record], list[str]]:
     """Where labkit is faster or slower in ``new`` than in ``old``, case by case.
 
+    Of one machine, torch and model, the ratio is that at the same pace of the machine, where both records have it: what
+    neighbours do in the hours between changes both the decoding and the pace.
+
     Args:
         tolerance: a difference of at most this share is noise, whatever the intervals say (see ``Ratio.verdict``).
 
     Returns:
-        A row for each case that both have: its place, both means, the ratio with its 99 % interval and the verdict.
+        A row for each case that both have: its place, both means as measured, ``pace`` (the new one by the old one, if
+        it was taken into account, or None), the ratio with its 99 % interval and the verdict.
         And what else differs between the two, in sentences.
     """
-    whole = "measurements" in old and "measurements" in new
-    before, after = (places(record) if whole else {LONE: record["results"]["tokens_per_sec"]} for record in (old, new))
-    rows = []
-    for place in [place for place in after if place in before]:
-        b, a = before[place], after[place]
-        ratio = Ratio(a["mean"] / b["mean"])
-        if "values" in b and "values" in a:  # the reference benchmark does not write them
-            ratio = unpaired(a["values"], b["values"])
-        row = dict(zip(("batch_size", "prompt_tokens"), place, strict=True))
-        rows.append(row | {"old": b["mean"], "new": a["mean"], **ratio.to_dict(), "verdict": ratio.verdict(tolerance)})
-    if not rows:
+    before, after = places(old), places(new)
+    if not ("measurements" in old and "measurements" in new):
+        before, after = ({LONE: record["results"]} for record in (old, new))
+    shared = [place for place in after if place in before]
+    if not shared:
         raise ConfigError("the two benchmarks have no case in common: no batch size with a prompt length")
-    return rows, differences(old, new)
+    conditions = differences(old, new, CONDITIONS)
+    rows = [
+        dict(zip(("batch_size", "prompt_tokens"), place, strict=True))
+        | compared(before[place], after[place], not conditions, tolerance)
+        for place in shared
+    ]
+    return rows, conditions + differences(old, new, ASKED) + other_settings(old, new)
+
+
+def compared(old: Mapping[str, Any], new: Mapping[str, Any], same_machine: bool, tolerance: float) -> Record:
+    """One case."""
+    b, a = old["tokens_per_sec"], new["tokens_per_sec"]
+    ratio, pace = Ratio(a["mean"] / b["mean"]), None
+    if "values" in b and "values" in a:  # the reference benchmark does not write them
+        before, after = ((found.get("pace") if same_machine else None) for found in (old, new))
+        if before and after:
+            ratio = unpaired(a["values"], b["values"], (after["values"], before["values"]))
+            pace = after["mean"] / before["mean"]
+        else:
+            ratio = unpaired(a["values"], b["values"])
+    return {"old": b["mean"], "new": a["mean"], "pace": pace, **ratio.to_dict(), "verdict": ratio.verdict(tolerance)}
 
 
 def places(record: Mapping[str, Any]) -> dict[tuple[Any, ...], Record]:
-    """labkit's tokens a second in every case."""
+    """What was measured of labkit in every case."""
     return {
-        (found["batch_size"], found["prompt_tokens"]): found["tokens_per_sec"]
-        for found in record["measurements"]
+        (found["batch_size"], found["prompt_tokens"]): found
+        for found in record.get("measurements", ())
         if found["engine"] == Labkit.name
     }
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], conditions: Sequence[tuple[str, str]]) -> list[str]:
     """Conditions that both records state, and not alike."""
-    pairs = [(f"{section}.{name}", *(r[section].get(name) for r in (old, new))) for section, name in CONDITIONS]
-    settings = [record["generation"].get("settings", {}) for record in (old, new)]
-    pairs += [
-        (f"the setting {name}", settings[0].get(name), value)
-        for name, value in settings[1].items()
-        if name != "max_new_tokens"
-    ]
+    pairs = [(f"{section}.{name}", *(r[section].get(name) for r in (old, new))) for section, name in conditions]
     return [f"{what} was {a!r} and is {b!r}" for what, a, b in pairs if None not in (a, b) and a != b]
+
+
+def other_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Settings that both records state, and not alike."""
+    before, after = (record["generation"].get("settings", {}) for record in (old, new))
+    return [
+        f"the setting {name} was {before[name]!r} and is {value!r}"
+        for name, value in after.items()
+        if name != "max_new_tokens" and None not in (before.get(name), value) and before[name] != value
+    ]

@@ -1,11 +1,12 @@
 """The stopwatch: warm-up, rounds in turns, no garbage collection, one time stamp a token."""
 
 import gc
+import math
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -58,12 +59,14 @@ class Run:
         prefill: to the logits after the prompt.
         tokens: to each token; the first is the time to first token.
         vram_peak_mib: of CUDA's allocator during this run; None elsewhere.
+        pace: of the machine, read before and after this run (see ``measure``); None: not read.
     """
 
     seconds: float
     prefill: float
     tokens: tuple[float, ...]
     vram_peak_mib: float | None = None
+    pace: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,11 +119,17 @@ class Measurement:
     def vram_peak_mib(self) -> float | None:
         return max((run.vram_peak_mib for run in self.runs if run.vram_peak_mib is not None), default=None)
 
+    @property
+    def pace(self) -> Summary | None:
+        """Of the machine at every run."""
+        paces = [run.pace for run in self.runs if run.pace is not None]
+        return Summary(tuple(paces)) if paces else None
+
     def _rate(self, of: Callable[[Run], float]) -> Summary:
         return Summary(tuple(self.batch_size * of(run) for run in self.runs))
 
     def to_dict(self) -> dict[str, Any]:
-        decode = self.decode_tokens_per_sec
+        decode, pace = self.decode_tokens_per_sec, self.pace
         return {
             "engine": self.case.engine.name,
             "batch_size": self.batch_size,
@@ -132,6 +141,7 @@ class Measurement:
             "first_token_ms": self.first_token_ms.to_dict(),
             "inter_token_ms": self.inter_token_ms,
             "vram_peak_mib": self.vram_peak_mib,
+            "pace": None if pace is None else pace.to_dict(),
         }
 
 
@@ -141,6 +151,7 @@ def measure(
     iterations: int = 10,
     warmup_tokens: int = 64,
     before_round: Callable[[], object] = lambda: None,
+    pace: Callable[[], float] | None = None,
     progress: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Name, Measurement]:
@@ -151,6 +162,8 @@ def measure(
     Args:
         warmup_tokens: new tokens, at most as many as are timed, of one run of each case that is not counted; 0: none.
         before_round: called before every round, off the clock.
+        pace: tells how fast the machine is at the moment. Called before every run and after the last, off the clock;
+            the geometric mean of the readings around a run is that run's ``pace``.
         progress: show a bar on stderr, where that is a terminal.
         clock: seconds since any moment.
 
@@ -170,10 +183,15 @@ def measure(
             for case in cases.values():
                 time_run(case, min(warmup_tokens, case.new_tokens), clock)
                 bar.update()
+        before = pace() if pace else None
         for i in range(iterations):
             before_round()
             for name in list(cases)[:: -1 if i % 2 else 1]:
-                runs[name].append(time_run(cases[name], cases[name].new_tokens, clock))
+                run = time_run(cases[name], cases[name].new_tokens, clock)
+                if pace and before:
+                    after = pace()
+                    run, before = replace(run, pace=math.sqrt(before * after)), after
+                runs[name].append(run)
                 bar.update()
     return {name: Measurement(case, tuple(runs[name])) for name, case in cases.items()}
 

@@ -141,7 +141,8 @@ def show(record: Mapping[str, Any], compared: Sequence[Mapping[str, Any]]) -> No
     show_rows([measured(found) for found in record["measurements"]])
     bandwidth = record["results"]["memory_bandwidth_gb_per_sec"]["median"]
     click.echo(
-        "tokens a second (± how far another benchmark's mean may be), ms, share of the memory's bandwidth\n\n"
+        "tokens a second (± how far another benchmark's mean may be at this pace of the machine), ms, share of the "
+        "memory's bandwidth\n\n"
         f"memory reads {bandwidth:.1f} GB/s, peak RSS {record['results']['rss_peak_mib']:.0f} MiB; threads: "
         f"{record['torch']['threads']}, {record['model']['dtype']}, {record['device']['name']}\n"
     )
@@ -152,16 +153,21 @@ def show(record: Mapping[str, Any], compared: Sequence[Mapping[str, Any]]) -> No
         for name, same in record["same_ids"].items():
             click.echo("" if same is None else f"{name} makes {'the same' if same else 'OTHER'} tokens\n")
     if compared:
-        means = [{when: f"{row[when]:.1f}" for when in ("old", "new")} for row in compared]
-        words = [{"new / old": times(row), "verdict": row["verdict"]} for row in compared]
-        show_rows([place(row) | m | w for row, m, w in zip(compared, means, words, strict=True)])
-        click.echo()
+        show_rows([place(row) | change(row) for row in compared])
+        click.echo("tokens a second as measured; new / old at one pace of the machine, where both were read on it\n")
     click.echo(markdown(record), nl=False)
 
 
 def place(row: Mapping[str, Any]) -> dict[str, Any]:
     """Which case a row is about."""
     return {"rows": row["batch_size"], "prompt": row["prompt_tokens"]}
+
+
+def change(row: Mapping[str, Any]) -> dict[str, str]:
+    """What --compare says of a case."""
+    means = {when: f"{row[when]:.1f}" for when in ("old", "new")}
+    pace = "–" if row["pace"] is None else f"{row['pace']:.2f} x"
+    return means | {"pace": pace, "new / old": times(row), "verdict": row["verdict"]}
 
 
 def measured(found: Mapping[str, Any]) -> dict[str, str | int]:
