@@ -86,7 +86,23 @@ def test_an_audit_is_stopped_at_once(cache_map):
     eventually(lambda: not cache_map.stop_button.disabled)
     press(cache_map.stop_button)
     assert eventually(lambda: "audit stopped" in cache_map.verdict.value) < 2
+    cache_map._auditing.wait()
     assert cache_map.result.audit is None and not cache_map.audit_button.disabled
+
+
+def test_a_long_text_that_is_no_longer_wanted_is_not_read_to_its_end(cache_map):
+    said = []
+
+    def watch(change):
+        said.append(change["new"])
+        if len(said) == 3:
+            cache_map.text_box.value = TEXT[:5]
+            cache_map.run(wait=False)
+
+    cache_map.status.observe(watch, "value")
+    cache_map.run(wait=False)
+    eventually(lambda: cache_map.result.report.n_tokens == 5)
+    assert "reading … 12%" in said[2] and "reading … 20%" in said[3] and cache_map.error is None
 
 
 def test_growth_is_measured_up_to_the_context_and_not_beyond(cache_map):

@@ -1,12 +1,12 @@
 """Ablation: take parts of the model out, one at a time, and see what becomes of the next token."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..errors import ConfigError
 from ..generation import encode_prompt
@@ -14,6 +14,7 @@ from ..language_model import LanguageModel
 from ..sampling import Sampler, StepContext
 from .effects import Effect, effect
 from .hooks import At, apart, capture, edit
+from .progress import Progress, Stopped, steps
 from .reading import batch_of, pieces, place, token_id
 from .site_names import resolve, sites
 
@@ -77,7 +78,8 @@ def ablate(
     reference: Prompt | Sequence[Prompt] | None = None,
     seed: int = 0,
     sampler: Sampler | None = None,
-    progress: bool = True,
+    context: StepContext | None = None,
+    progress: Progress = True,
 ) -> Ablation:
     """Take out one part after the other, each from an otherwise whole model.
 
@@ -95,7 +97,9 @@ def ablate(
             such prompts. The stand-in is taken position by position.
         seed: of the drawn text in "resample".
         sampler: the recorded draw; None: temperature 1 and seed 0.
-        progress: a bar for sweeps of more than a second.
+        context: the step that it is drawn at, with a row for each prompt; None: the first one after the prompts.
+        progress: a bar, or a function that is called with the parts done and all of them; see ``Progress``. If it
+            raises ``Stopped``, the result has the parts done by then.
 
     Raises:
         ConfigError: prompts of unequal length, no reference where one is needed, a part that does not exist.
@@ -113,12 +117,16 @@ def ablate(
     goals = before.argmax(dim=-1).tolist() if target is None else tokens_of(lm, target, len(rows))
     others = None if versus is None else tokens_of(lm, versus, len(rows))
     chooser = sampler or Sampler.from_settings(temperature=1.0, seed=0)
-    context = StepContext(rows, [[]] * len(rows), stream=[0] * len(rows))
-    effects = []
-    for part in tqdm(parts, desc="ablating", disable=not progress, leave=False, delay=1):
-        with apart(), edit(lm, {one: stand_in(one) for one in expanded[part]}):
-            after = next_logits(lm, batch)
-        effects.append(effect(before, after, goals, versus=others, sampler=chooser, context=context))
+    context = context or StepContext(rows, [[]] * len(rows), stream=[0] * len(rows))
+    if len(context.prompt_ids) != len(rows):
+        raise ConfigError(f"the context has {len(context.prompt_ids)} rows for {len(rows)} prompts; give one for each")
+    effects: list[Effect] = []
+    with suppress(Stopped):
+        for part in steps(parts, "ablating", progress):
+            with apart(), edit(lm, {one: stand_in(one) for one in expanded[part]}):
+                after = next_logits(lm, batch)
+            effects.append(effect(before, after, goals, versus=others, sampler=chooser, context=context))
+    parts = parts[: len(effects)]
     return Ablation(
         how=how,
         prompts=rows,

@@ -1,5 +1,6 @@
 """What the KV cache holds, layer by layer; and an audit: does it say what a run without it says?"""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,12 +10,13 @@ from torch import Tensor
 
 from ..cache import KVCache
 from ..errors import ConfigError
-from ..generation import encode_prompt, generate, visible_from
+from ..generation import stream, visible_from
 from ..generation.steps import decode_step, prefill
 from ..language_model import LanguageModel
 from ..layers.latent_attention import LatentAttention
 from ..settings import Settings
 from .hooks import apart, capture
+from .progress import Progress, steps
 
 TOLERANCE = 1e-4  # of logits in float32
 
@@ -74,41 +76,6 @@ class CacheReport:
     def __repr__(self) -> str:
         full = sum(layer.nbytes_full for layer in self.layers)
         return f"CacheReport({self.n_tokens} tokens, {self.nbytes:,} bytes; {full:,} with full keys)"
-
-
-@torch.inference_mode()
-def cache_report(lm: LanguageModel, prompt: str | Sequence[int]) -> CacheReport:
-    """What the cache holds after a text, token by token as in a generation.
-
-    Raises:
-        ConfigError: a wrapped function has no cache.
-    """
-    if not lm.model.blocks:
-        raise ConfigError("this model is a wrapped function; it has no cache")
-    ids, _ = encode_prompt(lm, prompt)
-    ids = ids[visible_from(len(ids), lm.model.block_size, "crop") :]
-    cache = lm.model.new_cache()
-    with apart(), capture(lm, ["blocks.*.k", "blocks.*.v"]) as acts:
-        prefill(lm.model, [ids[:1]], cache)
-        for token_id in ids[1:]:
-            decode_step(lm.model, [token_id], cache)
-    layers = []
-    for i, (block, store) in enumerate(zip(lm.model.blocks, cache.stores, strict=True)):
-        attn: Any = block.attn
-        kept = held_positions(store)
-        layers.append(
-            LayerCache(
-                layer=i,
-                kind=kind_of(attn),
-                kept=tuple(kept),
-                evicted=tuple(sorted(set(range(len(ids))) - set(kept))),
-                nbytes=store.nbytes,
-                nbytes_full=len(ids) * full_numbers(attn) * store.held()[0].element_size(),
-                key_norms=norms(acts[f"blocks.{i}.k"]),
-                value_norms=norms(acts[f"blocks.{i}.v"]),
-            )
-        )
-    return CacheReport(len(ids), tuple(layers))
 
 
 @torch.inference_mode()
@@ -205,9 +172,10 @@ def audit_cache(
     *,
     every: int = 8,
     tolerance: float = TOLERANCE,
+    progress: Progress = None,
     **changes: Any,
 ) -> Audit:
-    """Write on from a prompt, go over the text again with the cache, and compare with runs without it.
+    """Write on from a prompt without the cache, follow with it, and compare the two.
 
     At every so many tokens: the logits, the keys and values that the cache holds against freshly computed ones of the
     same positions, and which positions it holds against those its window leaves. Past the context the text is cropped
@@ -216,28 +184,31 @@ def audit_cache(
     Args:
         every: so many tokens lie between two checks.
         tolerance: of logits, and of keys and values relative to the largest.
+        progress: a bar, or a function that is called with the tokens done and all of them; see ``Progress``.
         changes: fields of Settings, of the text that is written.
     """
     if not lm.model.blocks:
         raise ConfigError("this model is a wrapped function; it has no cache")
     if every < 1:
         raise ConfigError(f"every is {every}; it must be at least 1")
-    written = generate(lm, prompt, settings, use_cache=False, **{"overflow": "crop"} | changes)
-    ids, model = written.prompt_ids + written.ids, lm.model
+    model, run = lm.model, stream(lm, prompt, settings, use_cache=False, **{"overflow": "crop"} | changes)
     checks: list[dict[str, Any]] = []
     faults: list[str] = []
     cache: KVCache | None = None
-    for n in range(len(written.prompt_ids), len(ids) + 1):
+    moments = itertools.chain([None], run)  # before the first new token, and after each
+    for _ in steps(moments, "auditing", progress, total=run.settings.max_new_tokens + 1):
+        ids = run.prompt_ids + run.ids
+        n = len(ids)
         start = visible_from(n, model.block_size, "crop")
         if cache is not None and cache.length == n - start - 1:
-            logits = decode_step(model, [ids[n - 1]], cache)[0]
+            logits = decode_step(model, [ids[-1]], cache)[0]
         else:
             cache = model.new_cache()
-            logits = prefill(model, [ids[start:n]], cache)[0]
-        if (n - len(written.prompt_ids)) % every and n < len(ids):
+            logits = prefill(model, [ids[start:]], cache)[0]
+        if len(run.ids) % every and run.finish_reason is None:
             continue
         with apart(), capture(lm, ["blocks.*.k", "blocks.*.v"]) as fresh:
-            plain = prefill(model, [ids[start:n]], None)[0]
+            plain = prefill(model, [ids[start:]], None)[0]
         found, difference = compare_stores(lm, cache, fresh, n - start, tolerance)
         faults += [f"at {n} tokens, {fault}" for fault in found]
         largest = float((logits - plain).abs().max())

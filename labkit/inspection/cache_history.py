@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 
+from ..errors import ConfigError
 from ..generation import encode_prompt, visible_from
 from ..generation.steps import decode_step, prefill
 from ..language_model import LanguageModel
-from .cache import CacheReport, LayerCache, cache_report, held_positions
+from .cache import CacheReport, LayerCache, full_numbers, held_positions, kind_of, norms
+from .hooks import apart, capture
+from .progress import Progress, steps
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,25 +66,52 @@ def _layer_at(layer: LayerCache, gone: Sequence[int | None], n: int) -> LayerCac
 
 
 @torch.inference_mode()
-def cache_history(lm: LanguageModel, prompt: str | Sequence[int]) -> CacheHistory:
+def cache_history(lm: LanguageModel, prompt: str | Sequence[int], *, progress: Progress = None) -> CacheHistory:
     """Read a text token by token and write down what leaves the cache when.
+
+    Args:
+        progress: a bar, or a function that is called with the tokens read and all of them; see ``Progress``.
 
     Raises:
         ConfigError: a wrapped function has no cache.
     """
+    if not lm.model.blocks:
+        raise ConfigError("this model is a wrapped function; it has no cache")
     ids, _ = encode_prompt(lm, prompt)
-    report = cache_report(lm, ids)
     skipped = visible_from(len(ids), lm.model.block_size, "crop")
-    read, cache = ids[skipped:], lm.model.new_cache()
-    gone: list[list[int | None]] = [[None] * len(read) for _ in report.layers]
-    for n, token_id in enumerate(read, start=1):
-        if n == 1:
-            prefill(lm.model, [[token_id]], cache)
-        else:
-            decode_step(lm.model, [token_id], cache)
-        for layer, store in zip(gone, cache.stores, strict=True):
-            held = set(held_positions(store))
-            for p in range(n):
-                if layer[p] is None and p not in held:
-                    layer[p] = n
-    return CacheHistory(tuple(read), report, tuple(map(tuple, gone)), skipped)
+    ids, cache = ids[skipped:], lm.model.new_cache()
+    gone: list[list[int | None]] = [[None] * len(ids) for _ in cache.stores]
+    there: list[set[int]] = [set() for _ in cache.stores]
+    with apart(), capture(lm, ["blocks.*.k", "blocks.*.v"]) as acts:
+        for n, token_id in enumerate(steps(ids, "reading", progress), start=1):
+            if n == 1:
+                prefill(lm.model, [[token_id]], cache)
+            else:
+                decode_step(lm.model, [token_id], cache)
+            for after, held, store in zip(gone, there, cache.stores, strict=True):
+                held.add(n - 1)
+                left = held.difference(held_positions(store))
+                held -= left
+                for p in left:
+                    after[p] = n
+    layers = []
+    for i, (block, store) in enumerate(zip(lm.model.blocks, cache.stores, strict=True)):
+        attn: Any = block.attn
+        layers.append(
+            LayerCache(
+                layer=i,
+                kind=kind_of(attn),
+                kept=tuple(held_positions(store)),
+                evicted=tuple(p for p, after in enumerate(gone[i]) if after is not None),
+                nbytes=store.nbytes,
+                nbytes_full=len(ids) * full_numbers(attn) * store.held()[0].element_size(),
+                key_norms=norms(acts[f"blocks.{i}.k"]),
+                value_norms=norms(acts[f"blocks.{i}.v"]),
+            )
+        )
+    return CacheHistory(tuple(ids), CacheReport(len(ids), tuple(layers)), tuple(map(tuple, gone)), skipped)
+
+
+def cache_report(lm: LanguageModel, prompt: str | Sequence[int], *, progress: Progress = None) -> CacheReport:
+    """What the cache holds after a text that is read token by token, as in a generation; see ``cache_history``."""
+    return cache_history(lm, prompt, progress=progress).report

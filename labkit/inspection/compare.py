@@ -11,6 +11,7 @@ from ..settings import Settings
 from .distributions import Side
 from .evaluate import Question, evaluate_answers, evaluate_text
 from .free_running import FreeRunning, Setup, free_running
+from .progress import Progress
 from .teacher_forced import TeacherForced, teacher_forced
 
 
@@ -45,6 +46,7 @@ def compare(
     prompt: str | Sequence[int] | None = None,
     settings: Settings | None = None,
     changes_b: Mapping[str, Any] | None = None,
+    progress: Progress = None,
     **changes: Any,
 ) -> Comparison:
     """Two checkpoints; one in two precisions (load it twice); or one under two settings (``compare(lm, lm, …,
@@ -58,6 +60,8 @@ def compare(
         prompt: what both continue, with equal seeds on the same noise; None: neither writes.
         settings, changes: of both, as in ``generate``.
         changes_b: fields of Settings in which B differs.
+        progress: a bar, or a function that is called with the tokens done and all of them, first of what is written
+            and then of what is read; see ``Progress``.
 
     Raises:
         ConfigError: neither a text nor a prompt.
@@ -68,12 +72,12 @@ def compare(
     changed = dict(changes_b or {})
     settings_a = settings_for(a, settings, changes)
     setups = Setup.of(a, settings_a), Setup.of(b, settings_for(b, settings_a, changed))
-    run = None if prompt is None else free_running(*setups, prompt)
+    run = None if prompt is None else free_running(*setups, prompt, progress)
     if text is None and run is not None:
         text = f"{prompt}{run.a.text}" if run.notes else run.a.prompt_ids + run.a.ids
     assert text is not None
     side_a, side_b = (Side(setup.lm, setup.sampler if changed else None) for setup in setups)
-    return Comparison(teacher_forced(side_a, side_b, text), run)
+    return Comparison(teacher_forced(side_a, side_b, text, progress), run)
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,11 +105,13 @@ def trajectory(
     *,
     text: str | None = None,
     questions: Sequence[Question] | None = None,
+    progress: Progress = None,
 ) -> Trajectory:
     """Loss on a text and share of questions answered, checkpoint by checkpoint.
 
     Args:
         models: e.g. ``map(labkit.load, names)``, which has one of them in memory at a time.
+        progress: of each checkpoint's ``evaluate_text`` and ``evaluate_answers``.
     """
     if text is None and questions is None:
         raise ConfigError("nothing to measure; give a text, questions, or both")
@@ -115,9 +121,9 @@ def trajectory(
         point: dict[str, Any] = {"checkpoint": facts.path.stem, "step": facts.step}
         point |= {f"recorded_{name}": round(loss, 4) for name, loss in facts.losses.items()}
         if text is not None:
-            loss = evaluate_text(lm, text).rows()[0]
+            loss = evaluate_text(lm, text, progress=progress).rows()[0]
             point |= {name: loss[name] for name in ("mean_surprisal", "perplexity", "bits_per_byte")}
         if questions is not None:
-            point["accuracy"] = round(evaluate_answers(lm, questions).accuracy, 4)
+            point["accuracy"] = round(evaluate_answers(lm, questions, progress=progress).accuracy, 4)
         points.append(point)
     return Trajectory(sorted(points, key=lambda point: (point["step"] is None, point["step"])))

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..errors import ConfigError
 from ..generation import encode_prompt, stream_batch
 from ..language_model import LanguageModel
 from ..settings import Settings, check_names
+from .progress import Progress, steps
 
 CHUNK = 1 << 22  # logits at a time
 Question = tuple[str, str]  # what is asked, and the answer
@@ -72,7 +72,9 @@ class TextLoss:
 
 
 @torch.inference_mode()
-def evaluate_text(lm: LanguageModel, text: str | Sequence[int], *, stride: int | None = None) -> TextLoss:
+def evaluate_text(
+    lm: LanguageModel, text: str | Sequence[int], *, stride: int | None = None, progress: Progress = None
+) -> TextLoss:
     """The loss on a text of any length, by a sliding window as wide as the context.
 
     A smaller stride leaves each token more to be predicted from, and takes longer: each window predicts ``stride`` new
@@ -81,6 +83,7 @@ def evaluate_text(lm: LanguageModel, text: str | Sequence[int], *, stride: int |
     Args:
         text: text, which the format's BOS is put in front of, or ids.
         stride: 1 … block_size; None: a quarter of the context, which gives the numbers of ``labkit.score``.
+        progress: a bar, or a function that is called with the windows read and all of them; see ``Progress``.
 
     Raises:
         ConfigError: a stride outside its range, or a text of one token.
@@ -95,7 +98,7 @@ def evaluate_text(lm: LanguageModel, text: str | Sequence[int], *, stride: int |
         raise ConfigError(f"stride is {stride!r}; it must be a whole number from 1 to {lm.model.block_size}")
     batch = torch.tensor(ids, device=lm.device)
     surprisal = 0.0
-    for start, first in tqdm(windows(len(ids), window, stride), desc="reading", disable=None, leave=False):
+    for start, first in steps(windows(len(ids), window, stride), "reading", progress):
         end = min(len(ids), start + window + 1)  # tokens first … end - 1 are predicted from this window
         hidden = lm.model.hidden(batch[None, start : end - 1])[:, first - 1 - start :]  # (1, T, C)
         surprisal += sum(losses(lm, hidden, batch[first:end]))
@@ -176,6 +179,7 @@ def evaluate_answers(
     stop: str = "\n",
     max_new_tokens: int | None = None,
     batch_size: int = 32,
+    progress: Progress = None,
     **changes: Any,
 ) -> Answers:
     """Ask every question and compare what is said, up to ``stop``, with the answer. Greedy, unless asked otherwise.
@@ -183,6 +187,7 @@ def evaluate_answers(
     Args:
         questions: prompts with their answers, e.g. from ``read_questions``.
         max_new_tokens: None: enough for the longest answer and one token more, by which a longer one shows.
+        progress: a bar, or a function that is called with the questions answered and all of them; see ``Progress``.
         changes: fields of Settings.
     """
     questions = list(questions)
@@ -196,9 +201,9 @@ def evaluate_answers(
     asked: dict[str, Any] = {"greedy": True, "stop": stop, "max_new_tokens": max_new_tokens} | changes
     settings = Settings(**asked)
     run = stream_batch(lm, [prompt for prompt, _ in questions], settings, batch_size=batch_size)
-    with tqdm(total=len(questions), desc="answering", disable=None, leave=False) as bar:
-        for index, _ in run:
-            bar.update(run.rows[index].finish_reason is not None)
+    answered = (index for index, _ in run if run.rows[index].finish_reason is not None)
+    for _ in steps(answered, "answering", progress, total=len(questions)):
+        pass
     return Answers(questions, [row.text for row in run.rows])
 
 

@@ -11,6 +11,7 @@ from ..errors import ConfigError
 from ..generation import encode_prompt
 from ..language_model import LanguageModel
 from .hooks import apart, capture
+from .progress import Progress, steps
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,7 +64,9 @@ def unembedded(lm: LanguageModel, normed: Tensor) -> Tensor:
     return lm.model.unembed(normed.to(weight.device, weight.dtype)).float().cpu()
 
 
-def fit_lens(lm: LanguageModel, texts: Sequence[str | Sequence[int]], *, ridge: float = 0.01) -> LensFit:
+def fit_lens(
+    lm: LanguageModel, texts: Sequence[str | Sequence[int]], *, ridge: float = 0.01, progress: Progress = None
+) -> LensFit:
     """Fit the maps by least squares (ridge regression, in closed form).
 
     Texts of the kind that the model was trained on; what it writes itself will do. They should hold many more tokens
@@ -73,12 +76,13 @@ def fit_lens(lm: LanguageModel, texts: Sequence[str | Sequence[int]], *, ridge: 
         texts: texts or ids, each within the context.
         ridge: how strongly large weights are held back, relative to the mean variance of a channel; above 0, since
             behind a norm the channels are not independent.
+        progress: a bar, or a function that is called with the texts read and all of them; see ``Progress``.
     """
     if not ridge > 0:
         raise ConfigError(f"ridge is {ridge}; it must be above 0")
     sites = stream_sites(lm)
     seen = []
-    for text in [texts] if isinstance(texts, str) else texts:
+    for text in steps([texts] if isinstance(texts, str) else texts, "reading", progress):
         with apart(), capture(lm, sites) as acts:
             lm.logits(encode_prompt(lm, text)[0])
         seen.append(torch.stack([normed_stream(lm, acts[site][0]) for site in sites]))  # (P, T, C)

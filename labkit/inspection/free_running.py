@@ -8,11 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from ..generation import Generation, Row, Run, Step, encode_prompt, stream
+from ..generation import Generation, Row, Step, encode_prompt, stream
 from ..language_model import LanguageModel
 from ..sampling import Sampler
 from ..settings import Settings
 from .alignment import same_ids
+from .progress import Progress, steps
 from .reading import pieces
 
 Cause = Literal["model", "settings", "draw"]
@@ -128,30 +129,23 @@ class FreeRunning:
         return f"FreeRunning({self.verdict})"
 
 
-def free_running(a: Setup, b: Setup, prompt: str | Sequence[int]) -> FreeRunning:
+def free_running(a: Setup, b: Setup, prompt: str | Sequence[int], progress: Progress = None) -> FreeRunning:
     """Both continue the prompt. With equal seeds the noise of each token is the same for both, so that two runs part
     only where one side would have taken another token on the very same draw."""
     same = same_ids(a.lm, b.lm, prompt)
     start = encode_prompt(a.lm, prompt)[0] if same else prompt
     runs = [stream(side.lm, start, side.settings, sampler=side.sampler) for side in (a, b)]
     seen: list[tuple[Step, Step]] = []
-    while same and (pair := next_pair(*runs)) is not None:
-        seen.append(pair)
-        if pair[0].id != pair[1].id:
-            break
-    parted = bool(seen) and seen[-1][0].id != seen[-1][1].id
+    longest, parted = max(a.settings.max_new_tokens, b.settings.max_new_tokens), False
+    for one, other in steps(itertools.zip_longest(*runs), "writing", progress, total=longest):
+        if same and not parted and one is not None and other is not None:
+            seen.append((one, other))
+            parted = one.id != other.id
     divergence = why(a, b, runs[0].prompt_ids, seen) if parted else None
-    done = [run.finish() for run in runs]
+    done = [run.result() for run in runs]
     names = [pieces(side.lm, run.ids) for side, run in zip((a, b), done, strict=True)]
     note = "Different vocabularies: the noise belongs to token ids, so the two did not have the same luck."
     return FreeRunning(done[0], done[1], names[0], names[1], divergence, () if same else (note,))
-
-
-def next_pair(a: Run, b: Run) -> tuple[Step, Step] | None:
-    """The next step of both; None if one has ended."""
-    if a.finish_reason is not None or b.finish_reason is not None:
-        return None
-    return next(a), next(b)
 
 
 def why(a: Setup, b: Setup, prompt_ids: list[int], seen: Sequence[tuple[Step, Step]]) -> Divergence:

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..errors import ConfigError, ContextError
 from ..generation import encode_prompt
@@ -15,6 +14,7 @@ from ..sampling import Sampler, StepContext
 from ..settings import Settings
 from .effects import Effect, effect
 from .hooks import apart, capture, edit
+from .progress import Progress, steps
 from .reading import pieces, rounded, token_id
 from .site_names import KINDS
 
@@ -97,7 +97,7 @@ def patch(
     site: str = "resid_pre",
     by: By = "position",
     settings: Settings | None = None,
-    progress: bool = True,
+    progress: Progress = True,
 ) -> PatchResult:
     """Patch a clean run into a corrupt one, layer by layer and token by token (Meng et al. 2022; Wang et al. 2022).
 
@@ -110,6 +110,7 @@ def patch(
         site: resid_pre, resid_mid, resid_post, attn_out, mlp_out, neurons, z, q, k or v.
         by: "position": one token at a time; "head": one head of q, k, v or z at a time, over all tokens.
         settings: of the recorded draw of the next token; labkit's defaults if None.
+        progress: a bar, or a function that is called with the layers done and all of them; see ``Progress``.
 
     Raises:
         ConfigError: no such site, a site without heads, or prompts that have the same answer.
@@ -136,7 +137,7 @@ def patch(
     axis = 1 if by == "head" else len(dims) - 2
     sampler = Sampler.from_settings(**(settings or Settings()).sampling())
     effects = []
-    for name in tqdm(names, desc=f"patching {site}", unit="layer", disable=not progress, leave=False):
+    for name in steps(names, f"patching {site}", progress):
         kept = acts[name].to(lm.device, lm.model.lm_head.weight.dtype)  # (1, …)
         n = kept.shape[axis]
         parts = [range(a, min(a + MOST_ROWS, n)) for a in range(0, n, MOST_ROWS)]

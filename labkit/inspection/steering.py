@@ -19,6 +19,7 @@ from ..language_model import LanguageModel
 from ..settings import Settings
 from .distributions import kl_divergence
 from .hooks import At, apart, capture, edit
+from .progress import Progress, steps
 from .reading import rounded, token_id
 from .site_names import resolve
 
@@ -148,12 +149,14 @@ def steering_effect(
     settings: Settings | None = None,
     *,
     target: str | int | None = None,
+    progress: Progress = None,
     **changes: Any,
 ) -> SteeringEffect:
     """What a direction does to a generation on the same recorded draw.
 
     Args:
         target: a token whose logit after the prompt is followed: its change and its rank, 0 is the likeliest.
+        progress: a bar, or a function that is called with the strengths done and all of them; see ``Progress``.
     """
     plain = generate(lm, prompt, settings, **changes)
     n = len(plain.prompt_ids)
@@ -161,7 +164,7 @@ def steering_effect(
     before = lm.logits(ids).double().log_softmax(dim=-1)[n - 1 :]
     followed = None if target is None else token_id(lm, target)
     table = []
-    for strength in [0.0, *(s for s in strengths if s != 0)]:
+    for strength in steps([0.0, *(s for s in strengths if s != 0)], "steering", progress):
         with steer(lm, vector, strength):
             steered = generate(lm, prompt, settings, **changes)
             logits = lm.logits(ids)[n - 1 :]

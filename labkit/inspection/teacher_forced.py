@@ -13,6 +13,7 @@ from ..errors import ConfigError
 from ..generation import encode_prompt
 from .alignment import character_starts, common_borders, same_ids, sums_between, token_ends
 from .distributions import Side, distributions, in_step, jensen_shannon, kl_divergence
+from .progress import Progress, steps
 from .reading import pieces
 
 
@@ -120,26 +121,27 @@ def rounded(values: Tensor) -> list[float | None]:
 
 
 @torch.inference_mode()
-def teacher_forced(a: Side, b: Side, text: str | Sequence[int]) -> TeacherForced:
+def teacher_forced(a: Side, b: Side, text: str | Sequence[int], progress: Progress = None) -> TeacherForced:
     """Both sides read the text; ids only where they mean the same to both.
 
     Raises:
         TokenizerError: the tokenizers cannot be aligned: one of them does not give the text back, or ids were given.
     """
     if not same_ids(a.lm, b.lm, text):
-        return by_parts(a, b, str(text))
+        return by_parts(a, b, str(text), progress)
     ids, notes = encode_prompt(a.lm, text)
     if isinstance(text, str) and encode_prompt(b.lm, text)[0] != ids:
-        return by_parts(a, b, text)  # one of them begins with a BOS, or cuts words otherwise
-    return by_token(a, b, ids, notes)
+        return by_parts(a, b, text, progress)  # one of them begins with a BOS, or cuts words otherwise
+    return by_token(a, b, ids, notes, progress)
 
 
-def by_token(a: Side, b: Side, ids: list[int], notes: tuple[str, ...]) -> TeacherForced:
+def by_token(a: Side, b: Side, ids: list[int], notes: tuple[str, ...], progress: Progress) -> TeacherForced:
     at_least_two(ids)
     targets = torch.tensor(ids[1:])
     parts: list[list[Tensor]] = [[], [], [], [], [], []]
     done = 0
-    for log_p, log_q in in_step(distributions(a, ids), distributions(b, ids)):
+    both = in_step(distributions(a, ids), distributions(b, ids))
+    for log_p, log_q in steps(both, "reading", progress, total=len(targets), size=lambda pair: len(pair[0])):
         own = targets[done : done + len(log_p), None]
         js = jensen_shannon(log_p, log_q)
         tops = log_p.argmax(dim=-1), log_q.argmax(dim=-1)
@@ -168,7 +170,7 @@ def by_token(a: Side, b: Side, ids: list[int], notes: tuple[str, ...]) -> Teache
     )
 
 
-def by_parts(a: Side, b: Side, text: str) -> TeacherForced:
+def by_parts(a: Side, b: Side, text: str, progress: Progress) -> TeacherForced:
     """Sums over the tokens between the borders that both sides have."""
     ids_a, ids_b = (encode_prompt(side.lm, text)[0] for side in (a, b))
     ends_a, ends_b = token_ends(a.lm, ids_a, text), token_ends(b.lm, ids_b, text)
@@ -176,18 +178,18 @@ def by_parts(a: Side, b: Side, text: str) -> TeacherForced:
     return TeacherForced(
         pieces=[text[start:end] for start, end in itertools.pairwise(starts)],
         starts=starts[:-1],
-        logprobs_a=sums_between(borders, ends_a[1:], own_logprobs(a, ids_a)),
-        logprobs_b=sums_between(borders, ends_b[1:], own_logprobs(b, ids_b)),
+        logprobs_a=sums_between(borders, ends_a[1:], own_logprobs(a, ids_a, progress)),
+        logprobs_b=sums_between(borders, ends_b[1:], own_logprobs(b, ids_b, progress)),
         n_bytes=borders[-1] - borders[0],
         notes=(f"Different tokens ({len(ids_a)} and {len(ids_b)}): compared between the borders that both have.",),
     )
 
 
-def own_logprobs(side: Side, ids: list[int]) -> Tensor:
+def own_logprobs(side: Side, ids: list[int], progress: Progress) -> Tensor:
     """float64 (T - 1,): nats of every token but the first."""
     at_least_two(ids)
     rows, done = [], 1
-    for log_p in distributions(side, ids):
+    for log_p in steps(distributions(side, ids), "reading", progress, total=len(ids) - 1, size=len):
         own = torch.tensor(ids[done : done + len(log_p)])
         rows.append(log_p.gather(1, own[:, None])[:, 0])
         done += len(log_p)

@@ -9,18 +9,18 @@ from torch import Tensor
 
 from .. import views
 from ..errors import ConfigError
-from ..inspection import Ablation, At, ablate, edit
+from ..inspection import Ablation, At, Stopped, ablate, edit
 from ..inspection.ablation import parts_of, stand_ins
 from ..inspection.hooks import apart
 from ..inspection.reading import token_id
 from ..inspection.site_names import resolve
 from ..language_model import LanguageModel
-from ..sampling import Sampler
+from ..sampling import Sampler, StepContext
 from ..sampling.questions import WhatIf
 from ..trace import Trace
 from ..views import View
 from ..views.base import percent, visible
-from .ablated import VALUES, Ablated, AtStep, joined
+from .ablated import VALUES, Ablated
 from .code import source_of
 from .facts import named, pieces, what_if
 from .inspector import Inspector
@@ -32,7 +32,6 @@ from .prompt import read_prompt
 from .selection import Selection
 from .tables import table_view
 
-AT_ONCE = 8  # parts between two looks at the stop button
 OWN_TEXTS = 16  # that the model writes where no other texts are given
 CANDIDATES = 10
 NAMES = {"heads": "head", "attention": "attention", "mlps": "MLP", "layers": "layer", "positions": "position"}
@@ -131,16 +130,17 @@ class AblationView(Inspector):
             self.stop_button.disabled = True
 
     def _ablate(self, read: list[int], arguments: Mapping[str, Any]) -> Ablation:
-        parts, done = self._parts(len(read)), list[Ablation]()
-        for i in range(0, len(parts), AT_ONCE):
-            self.status.value = status_html(f"{i} of {len(parts)} parts taken out …")
-            done.append(ablate(self.lm, read, parts[i : i + AT_ONCE], **arguments, progress=False))
-            if self._halted or self.stopped.is_set():
-                break
-        whole = joined(done)
+        parts = self._parts(len(read))
+        self._tell(0, len(parts))
+        whole = ablate(self.lm, read, parts, **arguments, progress=self._tell)
         if self.what.value != "layers":
             return whole
         return dataclasses.replace(whole, labels=tuple(f"block {i}" for i in range(len(whole.parts))))
+
+    def _tell(self, done: int, total: int) -> None:
+        self.status.value = status_html(f"{done} of {total} parts taken out …")
+        if done and (self._halted or self.stopped.is_set()):
+            raise Stopped
 
     def _arguments(self, read: list[int], comes: list[int]) -> dict[str, Any]:
         """What ablate is asked besides text and parts."""
@@ -150,7 +150,7 @@ class AblationView(Inspector):
             "versus": self._token(self.versus.value) if self.versus.value else None,
             "reference": None if self.how.value == "zero" else self._reference(read),
             "seed": self.seed.value,
-            "sampler": self._sampler(len(read)),
+            **self._draw(read),
         }
 
     def _token(self, text: str) -> int:
@@ -173,18 +173,19 @@ class AblationView(Inspector):
     def _own_texts(self, read: list[int]) -> OwnTexts:
         return OwnTexts(read[0], OWN_TEXTS, len(read) - 1, self.seed.value)
 
-    def _sampler(self, n: int) -> Sampler:
-        """The draw of the token after n others: of a run its own one, with the same noise."""
+    def _draw(self, read: list[int]) -> dict[str, Any]:
+        """How the token after these is drawn: of a run as it was, with the same noise."""
         trace = self._of_trace
-        step = -1 if trace is None else n - len(trace.prompt_ids)
+        step = -1 if trace is None else len(read) - len(trace.prompt_ids)
         if trace is None or not 0 <= step < len(trace):
-            return Sampler.from_settings(temperature=1.0, seed=self.seed.value)
-        return AtStep(trace.sampler, trace.step(step).context)
+            sampler = Sampler.from_settings(temperature=1.0, seed=self.seed.value)
+            return {"sampler": sampler, "context": StepContext([read], [[]])}
+        return {"sampler": trace.sampler, "context": trace.step(step).context}
 
     # what the controls do
 
     def stop(self) -> None:
-        """End what goes on after the parts that are being taken out now, and show what has been measured."""
+        """End what goes on after the part that is being taken out now, and show what has been measured."""
         self._halted = True
 
     def _on_part(self, name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import ipywidgets as ipw
 
 from .. import views
-from ..inspection import Audit, CacheReport, audit_cache, cache_growth
+from ..inspection import Audit, CacheReport, Stopped, audit_cache, cache_growth
 from ..inspection.cache import TOLERANCE
 from ..inspection.cache_history import CacheHistory, cache_history
 from ..views import View
@@ -20,7 +20,7 @@ from .inspector import Inspector
 from .layout import row
 from .panels import error_html, error_message, status_html
 from .picker import Picker
-from .stopping import Stopped, stoppable
+from .stopping import until
 from .tables import table_view
 
 HELP = {
@@ -139,9 +139,12 @@ class CacheMap(Inspector):
 
     # looking and painting
 
-    def look(self, ids: list[int]) -> CacheHistory:
+    def look(self, ids: list[int]) -> CacheHistory | None:
         self._auditing.stop()
-        history = cache_history(self.lm, ids)
+        try:
+            history = cache_history(self.lm, ids, progress=until(self.stopped, self.status, "reading"))
+        except Stopped:
+            return None
         longest = min(self.lm.model.block_size, GROWTH[-1])
         self._growth = tuple(cache_growth(self.lm, [n for n in GROWTH if n <= longest] or [longest]))
         self._audit, self.verdict.value = None, ""
@@ -204,11 +207,9 @@ class CacheMap(Inspector):
 
     def _check(self, ids: list[int], n: int, stopped: threading.Event) -> None:
         self.audit_button.disabled, self.stop_button.disabled = True, False
-        # Written without the cache, then read with it, and at each check once more without.
-        total = n + (n + 1) + (-(-n // AUDIT_EVERY) + 1)
+        tell = until(stopped, self.verdict, "auditing")
         try:
-            with stoppable(stopped, self.lm, tell=lambda done: self._progress(done / total)):
-                self._audit = audit_cache(self.lm, ids, max_new_tokens=n, every=AUDIT_EVERY)
+            self._audit = audit_cache(self.lm, ids, max_new_tokens=n, every=AUDIT_EVERY, progress=tell)
         except Stopped:
             self.verdict.value = status_html("audit stopped")
         except Exception as error:  # whatever a model raises belongs in the widget, not in the log
@@ -217,9 +218,6 @@ class CacheMap(Inspector):
             self.verdict.value = verdict_html(self._audit)
         finally:
             self.audit_button.disabled, self.stop_button.disabled = False, True
-
-    def _progress(self, share: float) -> None:
-        self.verdict.value = status_html(f"auditing … {min(share, 1):.0%}")
 
 
 def verdict(audit: Audit) -> str:

@@ -1,39 +1,20 @@
-"""Long work of labkit's functions, counted and stopped from outside: by a hook on the first block."""
+"""Long work says in its panel how far it is, and ends at the press of a button."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable
 
-from ..language_model import LanguageModel
+import ipywidgets as ipw
 
-
-class Stopped(Exception):
-    """Raised within a run of the model that somebody stopped."""
+from ..inspection import Stopped
+from .panels import status_html
 
 
-@contextmanager
-def stoppable(
-    stopped: threading.Event, *models: LanguageModel, tell: Callable[[int], None] = lambda done: None
-) -> Iterator[None]:
-    """Whatever runs these models in this thread ends with Stopped once the event is set.
+def until(stopped: threading.Event, box: ipw.HTML, words: str) -> Callable[[int, int], None]:
+    """A ``progress`` that writes the share that is done into a box, and raises Stopped once the event is set."""
 
-    Args:
-        tell: called before each run of a model with how many there were.
-    """
-    own, done = threading.get_ident(), 0
-
-    def count(*_: Any) -> None:
-        nonlocal done
-        if threading.get_ident() != own:
-            return  # another widget's run of the same model
+    def tell(done: int, total: int) -> None:
+        box.value = status_html(f"{words} … {done / total:.0%}")
         if stopped.is_set():
             raise Stopped
-        done += 1
-        tell(done)
 
-    with ExitStack() as hooks:
-        for model in {id(lm.model): lm.model for lm in models}.values():
-            first = next(iter(model.blocks), model.norm_f)  # a wrapped function has no blocks
-            hooks.callback(first.register_forward_pre_hook(count).remove)
-        yield
+    return tell
