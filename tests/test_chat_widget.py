@@ -17,7 +17,7 @@ from labkit.models.labcore import LabCoreConfig
 from labkit.settings import Settings
 from labkit.tokenizers.char import CharTokenizer
 from labkit.widgets import Chat, transcript
-from labkit.widgets.chat_layout import MOST_HISTORY
+from labkit.widgets.chat_prompt import MOST_HISTORY
 from labkit.widgets.templates import PLAIN
 
 MARKED = Template.from_dict(
@@ -86,8 +86,9 @@ def test_every_token_of_an_answer_is_shown_with_what_else_it_could_have_been(tal
     answer = talk.dialogue.said[-1].answer
     assert [token["id"] for token in answer.tokens] == answer.reply.run.ids
     assert talk.strip.html.count("<span class=k") == 12
-    assert "after filters" in talk._card(1) and "<table>" in talk._card(12)
-    assert talk._card(0) == talk._card(13) == talk._card(99) == ""  # the message, the line below the answer, nothing
+    assert "after filters" in talk.screen.card(1) and "<table>" in talk.screen.card(12)
+    for index in (0, 13, 99):  # the message, the line below the answer, nothing
+        assert talk.screen.card(index) == ""
 
 
 def test_answers_are_painted_by_appending_only(talk, lm, monkeypatch):
@@ -102,18 +103,30 @@ def test_answers_are_painted_by_appending_only(talk, lm, monkeypatch):
     assert kinds.count("reset") == 1  # the first message takes the place of a hint
     assert kinds.count("append") >= 8 and kinds.index("append") > kinds.index("reset")
     pages = "".join(message["html"] for message in sent if message["type"] in ("reset", "append"))
-    assert pages == talk.strip.html == transcript.html(talk.dialogue.said, talk._turn_rows, "probability")
+    assert pages == talk.strip.html == transcript.html(talk.dialogue.said, talk.screen.turn_rows, "probability")
 
 
 def test_other_colours_repaint_an_answer_that_is_being_written(talk, lm, monkeypatch):
     endless(monkeypatch, lm, 0.006)
     talk.settings = Settings(max_new_tokens=60)
     talk.say("abc", wait=False)
-    eventually(lambda: talk._answer is not None and talk._painted > 10)
+    eventually(lambda: talk.screen.answer is not None and talk.screen._painted > 10)
     talk.colour.value = "rank"
     talk._background.wait()
-    assert talk.strip.html == transcript.html(talk.dialogue.said, talk._turn_rows, "rank")
+    assert talk.strip.html == transcript.html(talk.dialogue.said, talk.screen.turn_rows, "rank")
     assert "lk-cut" not in talk.strip.html  # which would have been painted anew anyway
+
+
+def test_a_count_that_comes_late_does_not_take_the_answer_under_way_off_the_screen(talk, lm, monkeypatch):
+    endless(monkeypatch, lm, 0.006)
+    talk.settings = Settings(max_new_tokens=60)
+    talk.say("abc", wait=False)
+    eventually(lambda: talk.screen.answer is not None)
+    talk._changed(select_last=False)  # as a slider does that was at rest just before the message was sent
+    assert talk.screen.answer is not None and not talk.stop_button.disabled
+    talk._background.wait()
+    assert talk.screen.answer is None and talk.stop_button.disabled
+    assert talk.strip.html == transcript.html(talk.dialogue.said, talk.screen.turn_rows, "probability")
 
 
 def test_painting_is_a_small_part_of_the_work(talk, lm, monkeypatch):
@@ -318,7 +331,7 @@ def test_a_plain_template_adds_nothing(lm):
 def test_a_templates_own_system_text_gives_way_but_not_what_somebody_wrote(lm):
     one, two = (Template.from_dict({**MARKED.to_dict(), "name": n, "default_system": n}) for n in ("one", "two"))
     talk = Chat(lm, template=one, settings=SHORT)
-    talk._templates["two"] = two
+    talk.prompt.templates["two"] = two
     talk.template.options = ["one", "two"]
     assert talk.system_box.value == "one"
     talk.template.value = "two"
@@ -447,7 +460,7 @@ def test_stop_acts_at_once_and_keeps_what_is_there(talk, lm, monkeypatch):
     endless(monkeypatch, lm)
     talk.settings = Settings(max_new_tokens=100_000)
     send(talk, "abc")
-    eventually(lambda: talk._answer is not None and len(talk._answer.tokens) > 5)
+    eventually(lambda: talk.screen.answer is not None and len(talk.screen.answer.tokens) > 5)
     assert not talk.stop_button.disabled and talk.retry_button.disabled
     send(talk, "def")  # while it answers: kept, and not sent
     eventually(lambda: "Still answering" in talk.status.value)
@@ -459,7 +472,7 @@ def test_stop_acts_at_once_and_keeps_what_is_there(talk, lm, monkeypatch):
 
 def test_a_megabyte_is_answered_and_not_shown_in_full(talk):
     send(talk, "abcd " * 200_000)
-    eventually(lambda: talk._answer is not None, 60)
+    eventually(lambda: talk.screen.answer is not None, 60)
     eventually(lambda: not talk._background.running, 60)
     assert talk.error is None and len(turns(talk)) == 2 and talk.message.value == ""
     assert len(talk.strip.html) < 20_000 and "more characters" in talk.strip.html
@@ -491,7 +504,7 @@ def test_closing_ends_the_answer(lm, monkeypatch):
     endless(monkeypatch, lm)
     talk = Chat(lm, template=MARKED, settings=Settings(max_new_tokens=100_000))
     talk.say("abc", wait=False)
-    eventually(lambda: talk._answer is not None)
+    eventually(lambda: talk.screen.answer is not None)
     talk.close()
     assert eventually(lambda: not talk._background.running) <= 0.3
 
@@ -500,14 +513,14 @@ def test_logits_are_kept_for_the_newest_tokens_only(lm, monkeypatch):
     monkeypatch.setattr("labkit.widgets.chat.LOGITS_BYTES", 4 * tiny.V * 15)
     talk = Chat(lm, template=MARKED, settings=SHORT)
     talk.say("abc")
-    assert "after filters" in talk._card(1)
+    assert "after filters" in talk.screen.card(1)
     talk.say("def")
-    assert "after filters" in talk._card(1)  # it was pointed at in time
-    assert "after filters" not in talk._card(2) and "after filters" in talk._card(14 + 12)
+    assert "after filters" in talk.screen.card(1)  # it was pointed at in time
+    assert "after filters" not in talk.screen.card(2) and "after filters" in talk.screen.card(14 + 12)
 
 
 def test_where_the_answer_is_cut_out_of_what_was_written_it_is_shown_as_text(shakespeare):
     talk = Chat(shakespeare, settings=Settings(dialect="swamla", seed=1, max_new_tokens=30))
     answer = talk.say("Who goes there?")
     assert answer and "lk-text" in talk.strip.html and "<span class=k" not in talk.strip.html
-    assert talk.strip.html == transcript.html(talk.dialogue.said, talk._turn_rows, "probability")
+    assert talk.strip.html == transcript.html(talk.dialogue.said, talk.screen.turn_rows, "probability")

@@ -1,7 +1,6 @@
 """The duel of two checkpoints without a browser: what parts them, the selected token, settings of B, a whole run."""
 
 import json
-import threading
 
 import pytest
 import tiny
@@ -11,7 +10,6 @@ import labkit
 from labkit import inspection
 from labkit.inspection import compare
 from labkit.widgets import CheckpointDuel
-from labkit.widgets.stopping import Stopped, stoppable
 
 PROMPT = "ab\n"
 SHORT = labkit.Settings(max_new_tokens=12, seed=3)
@@ -144,7 +142,7 @@ def test_nothing_to_compare_on_says_so(duel):
     assert duel.run() is None and "nothing to compare on" in duel.error
 
 
-def test_stop_ends_a_comparison_and_keeps_the_one_before(duel):
+def test_stop_ends_a_comparison_and_keeps_the_one_before(duel, pair):
     before = duel.result
     move(duel.live, False)
     move(duel.controls.sliders["max_new_tokens"], 1000)
@@ -153,6 +151,18 @@ def test_stop_ends_a_comparison_and_keeps_the_one_before(duel):
     press(duel.stop_button)
     assert eventually(lambda: "stopped" in duel.status.value) < 2
     assert duel.result is before
+    duel._background.wait()
+    assert not duel._background.running and not any(block._forward_pre_hooks for block in pair[0].model.blocks)
+    move(duel.controls.sliders["max_new_tokens"], 12)
+    assert duel.run().rows() == before.rows()
+
+
+def test_it_says_how_far_it_is(duel):
+    told = []
+    duel.status.observe(lambda change: told.append(change["new"]), "value")
+    duel.run()
+    shares = [words.partition("comparing … ")[2].partition("%")[0] for words in told if "%" in words]
+    assert shares[0] == "8" and shares[11] == shares[-1] == "100"  # 12 tokens written, then what both read
 
 
 def test_code_gives_the_same(duel, pair, capsys):
@@ -171,20 +181,3 @@ def test_tokens_that_look_like_markup_stay_text(pair):
     shown = CheckpointDuel(*pair, text="abc", prompt="ab", settings=SHORT.replace(max_new_tokens=60, temperature=2.0))
     said = "".join([shown.ran.value, shown.strip.html, shown.furthest.html, shown.detail.value, shown.view().html])
     assert "<script" not in said and "&lt;script&gt;" in said
-
-
-def test_stoppable_counts_only_its_own_thread_and_leaves_no_hook(pair):
-    lm, counts = pair[0], []
-    stopped = threading.Event()
-    with stoppable(stopped, lm, lm, tell=counts.append):
-        lm.logits([1, 2])
-        other = threading.Thread(target=lambda: lm.logits([1, 2]))
-        other.start()
-        other.join()
-        lm.logits([1, 2])
-        assert counts == [1, 2]
-        stopped.set()
-        with pytest.raises(Stopped):
-            lm.logits([1, 2])
-    lm.logits([1, 2])
-    assert counts == [1, 2] and not lm.model.blocks[0]._forward_pre_hooks

@@ -54,7 +54,7 @@ def test_an_interrupted_cell_stops_the_run_and_keeps_what_is_there(playground):
 def test_generate_while_it_writes_begins_anew(playground):
     playground.settings = Settings(max_new_tokens=100_000)
     press(playground.generate_button)
-    eventually(lambda: playground._recording is not None)
+    eventually(lambda: playground.screen.recording is not None)
     playground.settings = Settings(max_new_tokens=7, seed=3)
     assert playground.run().ids == labkit.generate(playground.lm, PROMPT, playground.settings).ids
 
@@ -76,7 +76,7 @@ def test_the_same_draw_says_what_the_new_settings_would_pick(playground):
         move(playground.controls.sliders["temperature"], 2.0)
         settings = playground.settings
         sampler = labkit.Sampler.from_settings(**settings.sampling())
-        recording = playground._recording
+        recording = playground.screen.recording
         ids = recording.ids[:index]
         logits = playground.lm.logits([*recording.prompt_ids, *ids])[-1]
         now = sampler.trace(logits, recording.prompt_ids, ids, step=index).chosen
@@ -117,6 +117,13 @@ def test_a_debounced_call_can_be_called_off():
     debounced.cancel()
     time.sleep(0.06)
     assert calls == []
+
+
+def test_a_debounced_call_is_pending_until_it_has_been_made_even_if_it_cancels_itself():
+    seen = []
+    debounced = Debounced(lambda: (debounced.cancel(), seen.append(debounced.pending)), 0.01)
+    debounced()
+    eventually(lambda: seen == [True] and not debounced.pending)
 
 
 @pytest.mark.parametrize(("live", "length", "reruns"), [(True, 20, True), (False, 20, False), (True, 201, False)])
@@ -176,18 +183,18 @@ def test_pointing_at_a_token_asks_for_its_card(playground, monkeypatch):
     playground.strip._handle_custom_msg({"type": "card", "index": 3, "version": version - 1}, [])  # of a run long gone
     playground.strip._handle_custom_msg({"type": "card", "index": 300, "version": version}, [])
     assert [(message["index"], "<table>" in message["html"]) for message in sent] == [(3, True), (300, False)]
-    assert result.rows()[3]["alternatives"] == playground._recording.token(3)["alternatives"]
+    assert result.rows()[3]["alternatives"] == playground.screen.recording.token(3)["alternatives"]
 
 
 def test_a_view_that_appears_writes_once_and_a_later_one_gets_what_is_there(playground, monkeypatch):
     ready = {"type": "ready"}
     playground.strip._handle_custom_msg(ready, [])
     playground._background.wait()
-    first = playground._recording
+    first = playground.screen.recording
     assert first is not None and playground.strip.html
     playground.strip._handle_custom_msg(ready, [])
     playground._background.wait()
-    assert playground._recording is first
+    assert playground.screen.recording is first
 
 
 def test_the_code_runs_as_it_is(capsys):

@@ -75,7 +75,7 @@ def test_the_sliders_hold_for_what_is_drawn_behind_the_chosen_token(playground):
 
 
 def test_a_line_of_the_card_is_a_choice(playground):
-    token = playground._recording.token(5)
+    token = playground.screen.recording.token(5)
     pieces = [each["piece"] for each in token["alternatives"]]
     line = next(i for i, piece in enumerate(pieces) if piece != token["piece"])
     say(playground, type="choose", index=5, line=line)
@@ -87,7 +87,7 @@ def test_a_line_of_the_card_is_a_choice(playground):
 
 
 def test_the_token_that_is_there_anyway_is_no_branch(playground):
-    token = playground._recording.token(5)
+    token = playground.screen.recording.token(5)
     pieces = [each["piece"] for each in token["alternatives"]]
     say(playground, type="choose", index=5, line=pieces.index(token["piece"]))
     assert len(playground.tree.nodes) == 1
@@ -118,8 +118,8 @@ def test_what_is_no_token_is_one_line_and_stays_in_the_box(playground):
 def test_choosing_while_it_writes_stops_and_branches_from_what_was_there(playground):
     playground.settings = SETTINGS.replace(max_new_tokens=100_000)
     playground.run(wait=False)
-    eventually(lambda: playground._recording is not None and len(playground._recording.tokens) > 40)
-    token = other(playground._recording.steps[30].id)
+    eventually(lambda: playground.screen.recording is not None and len(playground.screen.recording.tokens) > 40)
+    token = other(playground.screen.recording.steps[30].id)
     playground.settings = SETTINGS.replace(max_new_tokens=50)
     result = playground.branch(30, token)
     assert len(result.ids) == 50 and result.ids[30] == token
@@ -128,8 +128,8 @@ def test_choosing_while_it_writes_stops_and_branches_from_what_was_there(playgro
 
 def test_stop_stops_a_branch(playground):
     playground.settings = SETTINGS.replace(max_new_tokens=100_000)
-    playground.branch(3, other(playground._recording.steps[3].id), wait=False)
-    eventually(lambda: len(playground._recording.tokens) > 30)
+    playground.branch(3, other(playground.screen.recording.steps[3].id), wait=False)
+    eventually(lambda: len(playground.screen.recording.tokens) > 30)
     press(playground.stop_button)
     assert eventually(lambda: not playground._background.running) <= 0.3
     assert playground.result.finish_reason == "interrupted" and len(playground.result.ids) > 30
@@ -233,7 +233,7 @@ def test_only_the_logits_and_caches_of_what_was_looked_at_last_are_kept(playgrou
         playground.run()
     first = playground.history._recordings[0][0]
     assert all(isinstance(step.logits, PartialLogits) for step in first.steps)
-    assert first.generation._cache is None and playground._recording.generation._cache is not None
+    assert first.generation._cache is None and playground.screen.recording.generation._cache is not None
     playground.go(0)
     assert "no longer kept" in playground.bars.value
     whole = labkit.generate(playground.lm, PROMPT, SETTINGS)
@@ -255,7 +255,7 @@ def test_the_trace_is_the_one_that_record_makes_and_costs_no_run(playground, tmp
 
 
 def test_a_branch_is_saved_opened_and_replayed_and_goes_on(playground, tmp_path):
-    least = int(playground._recording.steps[8].logits.argmin())  # removed by a filter, and chosen all the same
+    least = int(playground.screen.recording.steps[8].logits.argmin())  # removed by a filter, and chosen all the same
     playground.live.value = False
     playground.settings = SETTINGS.replace(top_k=3)
     result = playground.branch(8, least)
@@ -365,7 +365,7 @@ def test_before_the_first_run_it_shows_how_the_first_token_is_chosen_and_afterwa
     assert after.count('class="lk-t ') == 20 and "Token 4 of 20" in after and "<script>" not in after
     playground.prompt_box.value = "€"
     assert "text/html" in playground._repr_mimebundle_()
-    playground.history, playground._recording = type(playground.history)(), None
+    playground.screen.recording = None
     assert "text/html" not in playground._repr_mimebundle_()  # nothing can be shown, and nothing breaks
 
 

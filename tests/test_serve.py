@@ -340,6 +340,7 @@ def test_who_leaves_stops_what_is_being_written():
     demo.tabs.set_state({"selected_index": 1})
     assert demo.playground is not None and demo.playground.lm is shown.lm
     demo.playground.settings = demo.playground.settings.replace(max_new_tokens=512)
+    demo.playground.prompt_box.value = "ab"
     demo.playground.run(wait=False)
     demo.chat.say("ab", wait=False)
     eventually(lambda: len(set(threading.enumerate()) - before) >= 2)

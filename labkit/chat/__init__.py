@@ -2,7 +2,7 @@
 
 from .conversation import Conversation, Turn
 from .prompt import Prompt, encode, parts, prompt, rows, system_text
-from .reply import Reply, begin, reply
+from .reply import Reply, begin, reply, with_later_seed
 from .templates import TEMPLATES, Template, named, template_of
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "rows",
     "system_text",
     "template_of",
+    "with_later_seed",
 ]

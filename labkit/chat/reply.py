@@ -121,3 +121,9 @@ def reply(
         stops = tuple(special.get(stop, stop) for stop in conversation.template.stop)
     run = stream(lm, given.ids, settings.replace(stop=(*settings.stop, *stops)))
     return Reply(conversation, given, settings, run)
+
+
+def with_later_seed(settings: Settings, n: int) -> Settings:
+    """The settings with the n-th seed after theirs: every answer has a draw of its own."""
+    assert settings.seed is not None  # one that was left open is drawn when Settings are made
+    return settings.replace(seed=settings.seed + n)

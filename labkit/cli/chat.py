@@ -63,7 +63,7 @@ class ChatLoop(Loop):
     def _reply(self, talk: Conversation) -> None:
         """Answer the newest message, and make that the conversation."""
         answers = sum(turn.role == "assistant" for turn in talk.turns)
-        settings = with_later_seed(self.settings, answers)
+        settings = chat.with_later_seed(self.settings, answers)
         reply = chat.reply(self.lm, talk, settings, unknown=self.unknown)
         for note in reply.prompt.notes:
             self.tell(f"note: {note}")
@@ -135,7 +135,7 @@ class ChatLoop(Loop):
 
     def _retry(self, _: str) -> None:
         talk = self.talk.unanswered()
-        self.settings = with_later_seed(self.settings, 1)
+        self.settings = chat.with_later_seed(self.settings, 1)
         self.tell(f"seed is {self.settings.seed}")
         self._reply(talk)
 
@@ -170,12 +170,6 @@ class ChatLoop(Loop):
         chat.prompt(self.lm, loaded, self.settings, unknown=self.unknown)  # refuses what cannot be written
         self.talk = loaded
         self.tell(f"{len(loaded.turns)} turns from {file}")
-
-
-def with_later_seed(settings: Settings, n: int) -> Settings:
-    """The settings with the n-th seed after theirs."""
-    assert settings.seed is not None  # one that was left open is drawn when Settings are made
-    return settings.replace(seed=settings.seed + n)
 
 
 def chat_loop(

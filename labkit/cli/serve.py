@@ -78,7 +78,7 @@ def serve(
 
 def first_settings(config: str | None, dialect: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the controls begin with, as in LabCore's demo, and what the file says about the program."""
-    from ..widgets.chat_layout import DEMO_SETTINGS
+    from ..widgets.chat_demo import DEMO_SETTINGS
 
     values, program = read_table(config) if config else ({}, {})
     top_p = {"top_p": 1.0} if config else {}  # what LabCore's reader of files fills in

@@ -5,7 +5,8 @@ from .ablation_view import AblationView
 from .attention_browser import AttentionBrowser
 from .board_result import BoardResult
 from .cache_map import CacheMap, CacheMapResult
-from .chat import Chat, ChatResult
+from .chat import Chat
+from .chat_result import ChatResult
 from .duel import CheckpointDuel, DuelResult
 from .generation import GenerationPlayground
 from .lens_browser import LogitLensBrowser

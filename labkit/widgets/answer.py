@@ -1,7 +1,5 @@
 """Answer: a reply of the model with what each of its tokens could have been."""
 
-import math
-import time
 from collections import OrderedDict
 from typing import Any
 
@@ -10,7 +8,8 @@ from torch import Tensor
 from ..chat import Reply
 from ..language_model import LanguageModel
 from ..sampling import Sampler
-from .facts import alternatives, pieces
+from .facts import alternatives
+from .writing import Writing
 
 
 class NewestLogits:
@@ -30,51 +29,28 @@ class NewestLogits:
         return self._kept.get((answer, index))
 
 
-class Answer:
+class Answer(Writing):
     """A reply under way, or ended.
 
     Attributes:
         reply: labkit's own.
-        tokens: one dictionary a token so far, as views.token_strip takes them; alternatives only when asked for.
         certain: so many of them are the answer for sure; those after them may yet turn out to be what ends it.
     """
 
     def __init__(self, lm: LanguageModel, reply: Reply, logits: NewestLogits):
-        self.lm, self.reply, self._logits = lm, reply, logits
-        self.tokens: list[dict[str, Any]] = []
+        super().__init__(lm)
+        self.reply, self.run, self._logits = reply, reply.run, logits
         self.certain = 0
-        self._first = self._newest = 0.0  # when the first and the newest token came
 
     def advance(self) -> bool:
-        """One more token; False if there is none."""
         step = next(self.reply, None)
         if step is None:
             return False
-        self._newest = time.perf_counter()
-        self._first = self._first or self._newest
         self._logits.keep(self, len(self.tokens), step.logits)
-        self.tokens.append(
-            {
-                "index": len(self.tokens),
-                "id": step.id,
-                "piece": pieces(self.lm, [step.id])[0],
-                "probability": round(math.exp(step.raw_logprob), 6),
-                "rank": step.rank,
-                "entropy": round(step.entropy, 6),
-            }
-        )
+        self.add(step)
         if step.text:
             self.certain = len(self.tokens)
         return True
-
-    @property
-    def finish_reason(self) -> str:
-        return self.reply.run.finish_reason or "interrupted"
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Of decoding: the first token, which waits for the prefill, does not count. 0 if there is no second one."""
-        return (len(self.tokens) - 1) / (self._newest - self._first) if self._newest > self._first else 0.0
 
     @property
     def end(self) -> int:
@@ -86,9 +62,7 @@ class Answer:
         token = self.tokens[index]
         logits = self._logits.of(self, index)
         if "alternatives" not in token and logits is not None:
-            run = self.reply.run
-            trace = Sampler.from_settings(**self.reply.settings.sampling()).trace(
-                logits, run.prompt_ids, run.ids[:index], step=index
-            )
+            sampler, run = Sampler.from_settings(**self.reply.settings.sampling()), self.run
+            trace = sampler.trace(logits, run.prompt_ids, run.ids[:index], step=index)
             token["alternatives"] = alternatives(self.lm, trace)
         return {"alternatives": []} | token

@@ -102,7 +102,8 @@ class Debounced:
         return self._timer is not None
 
     def cancel(self) -> None:
+        """Do not do it, unless it is being done."""
         with self._lock:
-            if self._timer is not None:
+            if self._timer is not None and self._timer is not threading.current_thread():
                 self._timer.cancel()
-            self._timer = None
+                self._timer = None

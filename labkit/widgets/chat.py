@@ -1,11 +1,12 @@
 """Chat: talk with a model, and see of each token how sure it was and what the model was given."""
 
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import ipywidgets as ipw
 
 from .. import chat
 from ..chat import Conversation, Template, Turn
@@ -13,48 +14,49 @@ from ..errors import LabkitError
 from ..language_model import LanguageModel, load
 from ..settings import Settings
 from ..views import View
-from ..views.tokens import card_html
 from . import transcript
 from .answer import Answer, NewestLogits
 from .background import Background, Debounced
-from .chat_code import chat_code
-from .chat_layout import demo_settings
+from .chat_code import chat_code, messages
+from .chat_demo import demo_controls
+from .chat_prompt import HELP as PROMPT_HELP
+from .chat_prompt import ChatPrompt
+from .chat_result import ChatResult
 from .chat_screen import ChatScreen
 from .code import source_of
-from .dialogue import Dialogue, Said, Turns, place, size
+from .controls import GenerationControls
+from .dialogue import Dialogue, Said, Turns, size
+from .layout import row, show
+from .message import MessageBox
+from .panels import error_html, status_html
 from .prompt import without_unknown
+from .settings_panel import SettingsPanel
 from .templates import fitting_template
 from .transcript import counted
 
-PAINT_SECONDS = 0.04  # at most 25 paints a second
 SETTLE_SECONDS = 0.15  # a slider at rest for so long has arrived
 LOGITS_BYTES, DEMO_LOGITS_BYTES = 128 * 2**20, 16 * 2**20  # of the tokens whose cards can show alternatives
 FIRST_MESSAGES = ("Who goes there?", "12+34=")
+SLIDERS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens")
+HELP = {
+    "message": "What you say: Enter sends it, Shift+Enter begins a new line, the up arrow fetches your last message.",
+    "stop": "Stop writing; what is there stays.",
+    "retry": "Another answer to the selected message, or to the last one, with the next seed.",
+    "edit": "Take the selected message, or the last one, back into the box; what you send then replaces it.",
+    "undo": "Back to the conversation as it was before the last change; nothing is ever lost.",
+    "redo": "Forward again.",
+    "clear": "Begin anew; the system text stays, and Undo brings back what was said.",
+    "colour": "What a token's colour says: the model's probability for it, its surprisal, its rank, or the entropy.",
+    "open": "Go on with the conversation in this file (json, as labkit chat saves it), or take settings over (toml).",
+    "leave_them_out": "Take the characters that the model does not know out of the message, and send it.",
+    "stream": "Show the answer while it is written, not only when it is finished.",
+}
 
 
-@dataclass(frozen=True, repr=False)
-class ChatResult:
-    """What was said, as plain data."""
-
-    conversation: Conversation
-    table: tuple[dict[str, Any], ...]
-
-    def __repr__(self) -> str:
-        return f"ChatResult({counted(len(self.conversation.turns), 'turn')}, {self.conversation.template.name})"
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for the system text and for each turn: role, text, tokens, whether the next prompt holds it, and how
-        an answer ended."""
-        return [dict(row) for row in self.table]
-
-    def to_dict(self) -> dict[str, Any]:
-        """A conversation as ``labkit chat`` saves and loads it."""
-        return self.conversation.to_dict()
-
-
-class Chat(ChatScreen):
+class Chat(SettingsPanel):
     """A conversation with a model. Its answers are those of ``labkit.chat.reply`` and of ``labkit chat``, coloured
-    token by token; a message can be changed, an answer asked for anew, and every step taken back.
+    token by token; a message can be changed, an answer asked for anew, and every step taken back. The n-th answer has
+    the n-th seed after that of the settings.
 
     Args:
         lm: a model, or what ``labkit.load`` takes.
@@ -65,6 +67,7 @@ class Chat(ChatScreen):
     """
 
     NOTEBOOK = "12_chat_with_a_model.ipynb"
+    FILE = "chat.json"
 
     def __init__(
         self,
@@ -74,37 +77,72 @@ class Chat(ChatScreen):
         settings: Settings | None = None,
         demo: bool = False,
     ):
+        self.lm = lm = lm if isinstance(lm, LanguageModel) else load(lm)
+        own = GenerationControls(settings or Settings(), lm.vocab_size, SLIDERS, ("seed", "greedy", "use_cache"))
+        super().__init__(demo_controls(settings, lm.vocab_size) if demo else own)
+        self.demo = demo
+        self.dialogue, self.screen = Dialogue(), ChatScreen()
         self._background = Background()
-        self._recount = Debounced(self._on_settled, SETTLE_SECONDS)
-        lm = lm if isinstance(lm, LanguageModel) else load(lm)
-        settings = demo_settings(settings) if demo else settings or Settings()
-        chosen = fitting_template(lm, template, settings.dialect)
-        talk = chat.begin(lm, system=system, template=chosen, dialect=settings.dialect)
+        self._recount = Debounced(self.settings_assigned, SETTLE_SECONDS)
         self._logits = NewestLogits(DEMO_LOGITS_BYTES if demo else LOGITS_BYTES)
-        super().__init__(lm, talk, settings, demo)
+        self._editing: int | None = None  # the message that the next one will replace
+        self._hint = ""  # what to do while an answer is being written
+        dialect = self.settings.dialect
+        talk = chat.begin(lm, system=system, template=fitting_template(lm, template, dialect), dialect=dialect)
+        self.prompt = ChatPrompt(lm, talk, self._recount, demo)
+        self._build()
         if not demo:
             self.message.value = next((t for t in FIRST_MESSAGES if without_unknown(lm, t) == t), "")
         self._connect()
         self._changed()
 
+    def _build(self) -> None:
+        screen, prompt = self.screen, self.prompt
+        self.message, self.strip, self.colour = MessageBox(), screen.strip, screen.colour
+        self.system_box, self.template, self.history = prompt.system_box, prompt.template, prompt.history
+        self.seen_button, self.seen = prompt.seen_button, prompt.seen
+        self.explain(prompt.explained, PROMPT_HELP)
+        self.stream = ipw.Checkbox(True, description="stream", indent=False)
+        explained = {"message": self.message, "stream": self.stream, "colour": self.colour, "open": self.open_button}
+        self.explain(explained, HELP)
+        button = partial(self.button, HELP)
+        self.stop_button = button("stop", "stop", self.stop)
+        self.retry_button = button("retry", "refresh", lambda: self._told(lambda: self.retry(wait=False)))
+        self.edit_button = button("edit", "pencil", self._edit)
+        self.undo_button = button("undo", "undo", self.undo)
+        self.redo_button = button("redo", "repeat", self.redo)
+        self.clear_button = button("clear", "trash", self.clear)
+        self.leave_out_button = button("leave_them_out", "", self._leave_out)
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """The parts in rows that wrap: the conversation, the box below it, and below that what can be set."""
+        controls, boxes = self.controls, self.controls.boxes
+        if self.demo:
+            changes, options = [self.clear_button], [boxes["use_cache"], self.stream]
+        else:
+            changes = [self.retry_button, self.edit_button, self.undo_button, self.redo_button, self.clear_button]
+            changes.append(self.seen_button)
+            draw = [boxes["seed"], controls.new_seed, boxes["greedy"], boxes["use_cache"], controls.preset]
+            options = [*draw, self.template, self.colour]
+        self.fill(
+            row("lk-above", self.status, self.leave_out_button, self.screen.legend),
+            self.strip,
+            self.message,
+            row("lk-actions", self.stop_button, *changes, self.help),
+            self.seen,
+            self.system_box,
+            row("lk-sliders", *controls.sliders.values(), self.history),
+            row("lk-options", *options),
+        )
+        if self.demo:  # nothing that reads or writes files where it runs
+            self.children = self.children[:-2]
+
     def _connect(self) -> None:
         self.message.on_send, self.message.on_recall = self._on_send, self._edit
         self.message.on_escape = self._leave_edit
-        self.strip.card = self._card
-        self.stop_button.on_click(lambda _: self.stop())
-        self.retry_button.on_click(lambda _: self._told(lambda: self.retry(wait=False)))
-        self.edit_button.on_click(lambda _: self._edit())
-        self.undo_button.on_click(lambda _: self.undo())
-        self.redo_button.on_click(lambda _: self.redo())
-        self.clear_button.on_click(lambda _: self.clear())
-        self.open_button.on_click(lambda _: self._told(lambda: self.load(self.file_box.value.strip())))
-        self.leave_out_button.on_click(lambda _: self._leave_out())
-        self.colour.observe(lambda _: self._repaint(anew=True), "value")
         self.seen_button.observe(lambda _: self._repaint_around(), "value")
-        self.template.observe(self._on_template, "value")
         self.message.observe(lambda _: self._on_typed(), "value")
-        self.system_box.observe(lambda _: self._recount(), "value")
-        self.history.observe(lambda _: self._recount(), "value")
         self.controls.on_change = self._recount
 
     def __repr__(self) -> str:
@@ -114,26 +152,16 @@ class Chat(ChatScreen):
     # what code can do with it
 
     @property
-    def settings(self) -> Settings:
-        """What the controls say; the n-th answer has the n-th seed after theirs. May be assigned."""
-        return self.controls.settings
-
-    @settings.setter
-    def settings(self, settings: Settings) -> None:
-        self.controls.settings = settings
-        self._on_settled()
-
-    @property
     def conversation(self) -> Conversation:
         """What was said, with template, system text and bound as the controls have them."""
-        return self._conversation(self.dialogue.said)
+        return self.prompt.conversation(self.dialogue.said)
 
     @property
     def result(self) -> ChatResult | None:
         """What was said, as plain data; None as long as nobody has spoken."""
         said = self.dialogue.said
-        reasons = [None] * (len(self._rows) - len(said)) + [each.turn.finish_reason for each in said]
-        rows = zip(self._rows, reasons, strict=True)
+        reasons = [None] * (len(self.screen.rows) - len(said)) + [each.turn.finish_reason for each in said]
+        rows = zip(self.screen.rows, reasons, strict=True)
         table = tuple(row | {"finish_reason": reason} for row, reason in rows)
         return ChatResult(self.conversation, table) if said else None
 
@@ -161,7 +189,7 @@ class Chat(ChatScreen):
             ConfigError: there is no such message.
         """
         before, message = self._ended().before(self._selected() if n is None else n)
-        self.controls.settings = later(self.settings, 1)
+        self.controls.settings = chat.with_later_seed(self.settings, 1)
         return self._ask(before, message.text, wait)
 
     def undo(self) -> None:
@@ -185,12 +213,15 @@ class Chat(ChatScreen):
         """
         talk = Conversation.load(path)
         chat.prompt(self.lm, talk, self.settings)  # refuses what cannot be written
-        self._templates[talk.template.name], self._max_tokens = talk.template, talk.max_tokens
-        self.template.options = [*self._templates]
-        self.template.value = talk.template.name
-        self.system_box.value = chat.system_text(talk.template, talk.system)
-        self.history_bound = talk.max_history_turns
+        self.prompt.take(talk)
         self._change(lambda: self.dialogue.become(tuple(Said(turn) for turn in talk.turns)))
+
+    def read(self, source: str | Path) -> None:
+        """Take over the settings of a TOML file; go on with the conversation in any other."""
+        if Path(source).suffix == ".toml":
+            super().read(source)
+        else:
+            self.load(source)
 
     def stop(self) -> None:
         """End the answer that is being written; what is there stays."""
@@ -204,7 +235,7 @@ class Chat(ChatScreen):
     def view(self) -> View | None:
         name = f"a chat with {self.lm.checkpoint.path.name}"
         said = self.dialogue.said
-        return transcript.transcript(said, self._rows, self.colour.value, name) if said else None
+        return transcript.transcript(said, self.screen.rows, self.colour.value, name) if said else None
 
     def code(self) -> str:
         return chat_code(self.lm, self.conversation, self._messages())
@@ -219,12 +250,7 @@ class Chat(ChatScreen):
 
     def _messages(self) -> list[tuple[str, Settings]]:
         """Each message with the settings of its answer; as long as there is none, what stands in the box."""
-        said, messages = self.dialogue.said, []
-        for i, each in enumerate(said):
-            if each.turn.role == "user":
-                answer = said[i + 1].answer if i + 1 < len(said) else None
-                messages.append((each.turn.text, answer.reply.settings if answer else self._seeded(said[:i])))
-        return messages or [(self.message.value.strip(), self.settings)]
+        return messages(self.dialogue.said, self._seeded) or [(self.message.value.strip(), self.settings)]
 
     # what the controls do
 
@@ -241,22 +267,18 @@ class Chat(ChatScreen):
             self.fail(error)
 
     def _on_typed(self) -> None:
-        if self.seen_button.value and self._answer is None:
+        if self.seen_button.value and self.screen.answer is None:
             self._told(self._repaint_seen)
 
-    def _on_settled(self) -> None:
+    def on_open(self) -> None:
+        self._told(lambda: self.read(self.file_box.value.strip()))
+
+    def settings_assigned(self) -> None:
         """Other settings: what fits into the next prompt may have changed."""
         self._recount.cancel()
         if not self._background.running:
             self.error = None
             self._changed(select_last=False)
-
-    def _on_template(self, change: dict[str, Any]) -> None:
-        """A template's own system text gives way to the next one's; what somebody wrote does not."""
-        old, new = (self._templates[change[which]] for which in ("old", "new"))
-        if self.system_box.value == (old.default_system or ""):
-            self.system_box.value = new.default_system or ""
-        self._recount()
 
     def _selected(self) -> int:
         """Number of the message that is selected, or to whose answer what is selected belongs."""
@@ -277,18 +299,11 @@ class Chat(ChatScreen):
         self.message.value = without_unknown(self.lm, self.message.value)
         self._on_send(self.message.value)
 
-    def _card(self, index: int) -> str:
-        with self._lock:
-            said = (*self._asked, Said(Turn("assistant", ""), self._answer)) if self._answer else self.dialogue.said
-            n, i = place(said, index)
-            answer = said[n].answer if said else None
-            return card_html(answer.token(i)) if answer is not None and i < said[n].tokens else ""
-
     # the conversation
 
     def _seeded(self, said: Turns) -> Settings:
         """Every answer has a draw of its own: the seed of the settings plus the number of answers before it."""
-        return later(self.settings, sum(each.turn.role == "assistant" for each in said))
+        return chat.with_later_seed(self.settings, sum(each.turn.role == "assistant" for each in said))
 
     def _ended(self) -> Dialogue:
         """What was said, once the answer under way has been stopped."""
@@ -319,7 +334,7 @@ class Chat(ChatScreen):
     def _answer_to(self, asked: Turns, from_box: bool, stopped: threading.Event) -> None:
         self.error = None
         try:
-            talk = self._conversation(asked)
+            talk = self.prompt.conversation(asked)
             settings = self._seeded(asked)
             answer = Answer(self.lm, chat.reply(self.lm, talk, settings), self._logits)
             rows = chat.rows(self.lm, talk, settings)
@@ -327,39 +342,93 @@ class Chat(ChatScreen):
             self.message.refuse()
             self.fail(error)
             return
-        with self._lock:
-            self._asked, self._answer, self._rows, self._hint = asked, answer, rows, ""
         if from_box:
             self.message.take()
-        self._editing = None
+        self._editing, self._hint = None, ""
         self.strip.selected = size(asked) - 1
-        self._repaint()
+        self.screen.show(asked, rows, answer)
+        self._repaint_around()
         self.strip.to_end()
-        self._write(answer, stopped)
-        self._settle(asked, answer, from_box)
-
-    def _write(self, answer: Answer, stopped: threading.Event) -> None:
-        painted_at = 0.0
         try:
-            while not stopped.is_set() and answer.advance():
-                if self.stream.value and time.monotonic() - painted_at >= PAINT_SECONDS:
-                    self._paint_new()
-                    painted_at = time.monotonic()
+            answer.write(stopped, lambda: self._paint_new() if self.stream.value else None)
         except Exception as error:  # what it had written stays
             self.fail(error)
+        self._settle(asked, answer, from_box)
 
     def _settle(self, asked: Turns, answer: Answer, from_box: bool) -> None:
         """The answer has ended. If there is nothing of it, nothing was said, and the message is in the box again."""
-        with self._lock:
-            self._answer = None
+        with self.screen.lock:
+            self.screen.answer = None
             if answer.tokens or answer.reply.run.finish_reason:
                 self.dialogue.answered(asked, answer)
             elif from_box:
                 self.message.give_back(asked[-1].turn.text)
         self._changed()
 
+    # painting: what is shown follows from the dialogue, the answer and the controls
 
-def later(settings: Settings, n: int) -> Settings:
-    """The settings with the n-th seed after theirs."""
-    assert settings.seed is not None  # one that was left open is drawn when Settings are made
-    return settings.replace(seed=settings.seed + n)
+    def fail(self, error: Exception) -> None:
+        super().fail(error)
+        self._repaint_status()
+
+    def _told(self, action: Callable[[], object]) -> None:
+        """Do it, and say inside the widget what goes wrong."""
+        try:
+            action()
+        except LabkitError as error:
+            self.fail(error)
+
+    def _changed(self, select_last: bool = True) -> None:
+        """The conversation is another one, or is counted otherwise."""
+        said = self.dialogue.said
+        if select_last:
+            self.strip.selected = max(0, size(said) - 1)
+        settings = None
+        try:
+            settings = self.settings
+        except LabkitError as error:  # controls that contradict each other
+            self.fail(error)
+        rows = chat.rows(self.lm, self.conversation, settings)
+        with self.screen.lock:
+            if self.screen.answer is None:  # none has been begun meanwhile, by another thread
+                self.screen.show(said, rows)
+        self._repaint_around()
+
+    def _paint_new(self) -> None:
+        with self.screen.lock:
+            self.screen.grow()
+            self._repaint_status()
+
+    def _repaint_around(self) -> None:
+        """Everything but what was said."""
+        with self.screen.lock:
+            self._repaint_status()
+            writing, said = self.screen.answer is not None, self.dialogue.said
+            self.stop_button.disabled = not writing
+            for button in (self.retry_button, self.edit_button, self.clear_button):
+                button.disabled = writing or not said
+            self.undo_button.disabled = writing or not self.dialogue.can_undo
+            self.redo_button.disabled = writing or not self.dialogue.can_redo
+            self.prompt.describe()
+            if self.seen_button.value:
+                self._told(self._repaint_seen)
+            self.refresh_code()
+
+    def _repaint_seen(self) -> None:
+        """What Send would give to the model."""
+        asked = self.prompt.conversation(self.screen.said)
+        talk = asked if self.screen.answer is not None else asked.say(self.message.value.strip())
+        self.prompt.look(talk, self.settings)
+
+    def _repaint_status(self) -> None:
+        screen = self.screen
+        unknown = self.error is not None and without_unknown(self.lm, self.message.value) != self.message.value
+        show(self.leave_out_button, unknown)
+        if self.error is not None:
+            self.status.value = error_html(self.error)
+        elif screen.answer is not None:
+            self.status.value = status_html(f"writing … {counted(len(screen.answer.tokens), 'token')}", self._hint)
+        else:
+            hint = "" if self._editing is None else f"Sending replaces message {self._editing + 1}; Escape keeps it."
+            facts = screen.facts(self.template.value, self.lm.model.block_size)
+            self.status.value = status_html(facts, hint, screen.notes(self.lm))

@@ -1,11 +1,12 @@
 """A conversation as code that holds it again."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..chat import TEMPLATES, Conversation
 from ..language_model import LanguageModel
 from ..settings import Settings
 from .code import source_of
+from .dialogue import Turns
 
 
 def chat_code(lm: LanguageModel, talk: Conversation, messages: Sequence[tuple[str, Settings]]) -> str:
@@ -28,3 +29,13 @@ def chat_code(lm: LanguageModel, talk: Conversation, messages: Sequence[tuple[st
         "    talk = answer.conversation\n"
         "    print(answer.text)"
     )
+
+
+def messages(said: Turns, seeded: Callable[[Turns], Settings]) -> list[tuple[str, Settings]]:
+    """Each message with the settings of its answer; ``seeded`` says what they would be behind what was said before."""
+    answers = [*said[1:], None]
+    return [
+        (each.turn.text, after.answer.reply.settings if after is not None and after.answer else seeded(said[:i]))
+        for i, (each, after) in enumerate(zip(said, answers, strict=False))
+        if each.turn.role == "user"
+    ]

@@ -82,6 +82,9 @@ class GenerationControls:
 
     Settings that no control shows (stop, overflow …) are kept as they were given. What a dialect does not have is
     disabled, and off for as long as that dialect is chosen.
+
+    Attributes:
+        every: all of them by their names in HELP.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class GenerationControls:
         self.new_seed = ipw.Button(description="new seed", icon="random")
         self.preset = ipw.Dropdown(options=[NO_PRESET, *presets()], description="preset", **narrow)
         self._controls = {**self.sliders, **self.boxes}
+        self.every = {**self._controls, "new_seed": self.new_seed, "preset": self.preset}
         self._base, self._seen, self._quiet = settings, dict[str, Any](), False
         self.on_change: Callable[[], None] = lambda: None
         self.settings = settings

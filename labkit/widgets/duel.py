@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import ipywidgets as ipw
+
 from .. import views
 from ..generation import encode_prompt
-from ..inspection import Comparison, Trajectory, compare, trajectory
+from ..inspection import Comparison, Progress, Stopped, Trajectory, compare, trajectory
 from ..inspection.alignment import character_starts, same_vocabulary
 from ..language_model import LanguageModel
 from ..settings import Settings
@@ -16,17 +18,31 @@ from ..trace import Trace
 from ..views import View
 from . import facts
 from .background import Background, Debounced
-from .duel_layout import DuelLayout
+from .controls import HELP as SETTINGS_HELP
+from .controls import GenerationControls
 from .duel_views import card_view, furthest_view, totals_view
-from .layout import show
+from .layout import row, show
 from .models import Models
 from .panels import status_html
+from .picker import Picker
 from .prompt import read_prompt, shown_prompt
 from .selection import Selection
-from .stopping import Stopped, stoppable
+from .settings_panel import SettingsPanel
+from .stopping import until
 
 SETTLE_SECONDS = 0.3  # what nobody touched for so long is finished
 NEW_TOKENS = 60
+OF_B = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+HELP = {
+    "a": "The first model; any of the menu can be opened, and the text and the settings stay.",
+    "b": "The second model; the same one as A to compare two settings.",
+    "differ": "Give B settings of its own; then what the draws see is compared, after all stages.",
+    "prompt": "What both continue, with the same luck at every token.",
+    "text": "What both read; empty: the prompt and what A writes after it.",
+    "compare": "Compare with these settings; a comparison that is still going on is stopped first.",
+    "stop": "Stop comparing; what is shown stays.",
+    "live": "Compare anew whenever something changes.",
+}
 
 Source = LanguageModel | str
 
@@ -54,7 +70,7 @@ class DuelResult:
         return f"DuelResult({self.comparison!r}{'' if self.course is None else f', {self.course!r}'})"
 
 
-class CheckpointDuel(DuelLayout):
+class CheckpointDuel(SettingsPanel):
     """A and B continue the same prompt with the same luck, and read the same text: where they part, and how far.
 
     Args:
@@ -94,11 +110,10 @@ class CheckpointDuel(DuelLayout):
         self._result: DuelResult | None = None
         self._token_starts: list[int] = []
         first = self._models[self._given[0]]
-        words = shown_prompt(first, prompt) if self._trace is None else ""
         settings = settings or Settings(max_new_tokens=NEW_TOKENS)
-        typed = text if isinstance(text, str) else ""
-        super().__init__(self._models.offered(), words, typed, settings, first.vocab_size)
-        self.a_menu.value, self.b_menu.value = self._given[0], self._given[-1]
+        super().__init__(GenerationControls(settings, first.vocab_size, boxes=("seed", "greedy")))
+        self.controls_b = GenerationControls(settings, first.vocab_size, OF_B, ("seed", "greedy"))
+        self._build(shown_prompt(first, prompt) if self._trace is None else "", text if isinstance(text, str) else "")
         self._background = Background()
         self._moved = Debounced(lambda: self.run(wait=False), SETTLE_SECONDS)
         if changes_b:
@@ -108,13 +123,51 @@ class CheckpointDuel(DuelLayout):
         self._show_boxes()
         self.run()
 
+    def _build(self, prompt: str, text: str) -> None:
+        """The parts in rows that wrap: a narrow window shows the same in fewer columns."""
+        narrow = {"style": {"description_width": "initial"}}
+        self.a_menu, self.b_menu = (
+            ipw.Dropdown(options=self._models.offered(), value=name, description=which, **narrow)
+            for which, name in (("A", self._given[0]), ("B", self._given[-1]))
+        )
+        self.prompt_box = ipw.Textarea(prompt, rows=2, description="prompt", **narrow)
+        self.text_box = ipw.Textarea(
+            text, rows=2, description="text", placeholder="empty: the prompt and what A writes", **narrow
+        )
+        self.differ = ipw.ToggleButton(description="B draws differently", icon="sliders")
+        self.run_button = self.button(HELP, "compare", "play", lambda: self.run(wait=False), button_style="primary")
+        self.stop_button = self.button(HELP, "stop", "stop", lambda: self._background.stop(), disabled=True)
+        self.live = ipw.Checkbox(True, description="live", indent=False)
+        explained = {"a": self.a_menu, "b": self.b_menu, "differ": self.differ, "live": self.live}
+        self.explain(explained | {"prompt": self.prompt_box, "text": self.text_box}, HELP)
+        of_b = {**self.controls_b.sliders, **self.controls_b.boxes}
+        sentences = {f"b-{name}": f"For B: {SETTINGS_HELP[name][0].lower()}{SETTINGS_HELP[name][1:]}" for name in of_b}
+        self.explain({f"b-{name}": control for name, control in of_b.items()}, sentences)
+        self.of_b = row("lk-sliders", *of_b.values()).add_class("lk-of-b")
+        show(self.of_b, False)
+        self.differ.observe(lambda change: show(self.of_b, change["new"]), "value")
+        self.strip, self.furthest = Picker(), Picker()
+        self.ran, self.detail, self.totals, self.course = (ipw.HTML() for _ in range(4))
+        boxes = self.controls.boxes
+        self.fill(
+            row("lk-options", self.a_menu, self.b_menu, self.differ).add_class("lk-models"),
+            row("lk-texts", self.prompt_box, self.text_box),
+            row("lk-sliders", *self.controls.sliders.values()),
+            self.of_b,
+            row("lk-options", boxes["seed"], self.controls.new_seed, boxes["greedy"], self.controls.preset),
+            row("lk-actions", self.run_button, self.stop_button, self.live, self.help),
+            self.status,
+            self.ran,
+            self.strip,
+            row("lk-tables", self.detail, self.totals, self.furthest),
+            self.course,
+        )
+
     def _connect(self) -> None:
         for control in (self.a_menu, self.b_menu, self.prompt_box, self.text_box, self.differ):
             control.observe(lambda _: self._changed(), "value")
         for controls in (self.controls, self.controls_b):
             controls.on_change = self._changed
-        self.run_button.on_click(lambda _: self.run(wait=False))
-        self.stop_button.on_click(lambda _: self._background.stop())
         for picker in (self.strip, self.furthest):
             picker.observe(lambda change: self._on_pick(change["new"]), "picked")
         self.selection.observe(self._on_selection, "token")
@@ -123,15 +176,6 @@ class CheckpointDuel(DuelLayout):
         return f"CheckpointDuel({self.a_menu.value} and {self.b_menu.value})"
 
     # what code can do with it
-
-    @property
-    def settings(self) -> Settings:
-        """What the controls say, of both; may be assigned."""
-        return self.controls.settings
-
-    @settings.setter
-    def settings(self, settings: Settings) -> None:
-        self.controls.settings = settings
 
     @property
     def changes_b(self) -> dict[str, Any]:
@@ -217,15 +261,14 @@ class CheckpointDuel(DuelLayout):
 
     def _compare(self, stopped: threading.Event) -> None:
         self.stop_button.disabled = False
-        self.status.value = status_html("comparing …")
+        self.status.value, tell = status_html("comparing …"), until(stopped, self.status, "comparing")
         try:
             a, b = self._models[self.a_menu.value], self._models[self.b_menu.value]
             given = self._arguments()
-            with stoppable(stopped, a, b):
-                pair = compare(a, b, **given, settings=self.settings, changes_b=self.changes_b)
-                words = read_by_both(a, pair, **given)
-                starts = [] if pair.text.js is not None else token_starts(a, words)
-                self._result, self._token_starts = DuelResult(pair, self._course(words)), starts
+            pair = compare(a, b, **given, settings=self.settings, changes_b=self.changes_b, progress=tell)
+            words = read_by_both(a, pair, **given)
+            starts = [] if pair.text.js is not None else token_starts(a, words)
+            self._result, self._token_starts = DuelResult(pair, self._course(words, tell)), starts
         except Stopped:
             self.status.value = status_html("stopped")
         except Exception as error:  # whatever a model raises belongs in the widget, not in the log
@@ -248,11 +291,11 @@ class CheckpointDuel(DuelLayout):
         text, prompt = (box.value for box in (self.text_box, self.prompt_box))
         return {"text": read_prompt(a, text) if text else None, "prompt": read_prompt(a, prompt) if prompt else None}
 
-    def _course(self, words: str) -> Trajectory | None:
+    def _course(self, words: str, progress: Progress) -> Trajectory | None:
         """The loss of all checkpoints that were given, on what A and B read."""
         if len(self._given) < 3 or not words:
             return None
-        return trajectory((self._models[name] for name in self._given), text=words)
+        return trajectory((self._models[name] for name in self._given), text=words, progress=progress)
 
     def _part(self) -> int:
         """The part of the text that the selected token lies in; the one where they differ most if none is selected."""

@@ -4,6 +4,8 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+import ipywidgets as ipw
+
 from .. import views
 from ..errors import LabkitError
 from ..sampling import SamplingTrace
@@ -18,13 +20,23 @@ from ..views.tokens import card_html, prompt_html, token_html
 from . import facts
 from .background import Debounced
 from .code import as_arguments
-from .layout import show
-from .microscope_layout import MORE, WITH_STRIPS, MicroscopeLayout
+from .controls import SLIDERS, GenerationControls
+from .layout import row, show
 from .panels import error_html, error_message, status_html
 from .selection import Selection
+from .settings_panel import SettingsPanel
 from .steps import Recorded, Steps, all_values, steps_of
+from .strip import TokenStrip
 
 SETTLE_SECONDS = 0.1  # a slider at rest for so long has arrived: break points and the answer follow then
+WITH_STRIPS = ("temperature", "top_k", "top_p", "min_p")
+MORE = tuple(name for name in SLIDERS if name not in (*WITH_STRIPS, "max_new_tokens"))
+HELP = {
+    "undo": "Back to the settings before the last change.",
+    "as_recorded": "Back to the settings of the recorded draw.",
+    "more": "Show the sliders of the stages that are used less often.",
+    "why": "Why was a token not chosen? Type it and press Enter.",
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -62,7 +74,7 @@ class MicroscopeResult:
         }
 
 
-class SamplingMicroscope(MicroscopeLayout):
+class SamplingMicroscope(SettingsPanel):
     """Every stage of one draw as a column: what it kept, removed and reshaped, and how the draw came out.
 
     The sliders ask what the same draw would have given under other settings, and the strips below them at which values
@@ -78,12 +90,10 @@ class SamplingMicroscope(MicroscopeLayout):
         selection: the step that is looked at; other panels of the same trace share it.
     """
 
-    def __init__(
-        self,
-        source: Recorded,
-        tokenizer: Tokenizer | None = None,
-        settings: Settings | None = None,
-    ):
+    NOTEBOOK = "11_sampling_stages.ipynb"
+    FILE = "microscope.html"
+
+    def __init__(self, source: Recorded, tokenizer: Tokenizer | None = None, settings: Settings | None = None):
         self._settle = Debounced(self._settled, SETTLE_SECONDS)
         self.steps: Steps = steps_of(source, tokenizer, settings)
         self.selection = Selection.of(source if isinstance(source, Trace) else "")
@@ -92,21 +102,54 @@ class SamplingMicroscope(MicroscopeLayout):
         self._index = 0
         self._recorded = self._now = self.steps.trace(0)
         self._history = [self.steps.settings]
-        super().__init__(self.steps.settings, len(self._now.logits), self.steps.count > 1, self.steps.fixed)
-        self.strip.reset(prompt_html(self.steps.prompt) + "".join(self._token_html(i) for i in range(self.steps.count)))
-        self.strip.settle()
+        boxes = ("seed", "greedy", "dialect")
+        size = len(self._now.logits)
+        super().__init__(GenerationControls(self.steps.settings, size, (*WITH_STRIPS, *MORE), boxes))
+        self._build()
         self._connect()
         self._follow()
         self._moved()
         self.wait()
+
+    def _build(self) -> None:
+        """The parts in rows that wrap: a narrow window shows the same in fewer columns."""
+        sliders, boxes, fixed = self.controls.sliders, self.controls.boxes, self.steps.fixed
+        show(self.open_button, not fixed)
+        self.controls.new_seed.description = "new draw"
+        self.strips = {name: ipw.HTML() for name in WITH_STRIPS}
+        self.undo_button = self.button(HELP, "undo", "undo", self._undo, disabled=True)
+        self.recorded_button = self.button(
+            HELP, "as_recorded", "history", lambda: self._set(self.steps.settings), disabled=True
+        )
+        self.more_button = ipw.ToggleButton(description="More stages", icon="sliders")
+        narrow = {"description_width": "initial"}
+        self.why_box = ipw.Combobox(description="why not", placeholder="a token", continuous_update=False, style=narrow)
+        self.explain({"more": self.more_button, "why": self.why_box}, HELP)
+        self.strip = TokenStrip()
+        self.strip.reset(prompt_html(self.steps.prompt) + "".join(self._token_html(i) for i in range(self.steps.count)))
+        self.strip.settle()
+        self.columns, self.compared, self.why = (ipw.HTML() for _ in range(3))
+        self.more = row("lk-sliders", *(sliders[name] for name in MORE))
+        with_strips = [row("lk-with-strip", sliders[name], self.strips[name]) for name in WITH_STRIPS]
+        draw = [boxes["seed"], self.controls.new_seed, boxes["greedy"], boxes["dialect"], self.controls.preset]
+        settings = [row("lk-sliders", *with_strips).add_class("lk-wide"), self.more, row("lk-options", *draw)]
+        actions = [self.undo_button, self.recorded_button, self.more_button]
+        self.fill(
+            *[self.strip] * (self.steps.count > 1),
+            *settings * (not fixed),
+            row("lk-actions", *actions * (not fixed), self.help),
+            self.status,
+            self.columns,
+            self.compared,
+            row("lk-options", self.why_box),
+            self.why,
+        )
 
     def _connect(self) -> None:
         self.controls.on_change = self._moved
         self.strip.card = lambda index: card_html(self.steps.card(index))
         self.strip.observe(lambda change: self._select(change["new"]), "selected")
         self.selection.observe(lambda _: self._follow(), "token")
-        self.undo_button.on_click(lambda _: self._undo())
-        self.recorded_button.on_click(lambda _: self._set(self.steps.settings))
         self.more_button.observe(lambda change: show(self.more, change["new"]), "value")
         self.why_box.observe(lambda change: self._on_why(change["new"]), "value")
         used = self.steps.settings.sampling()
@@ -119,14 +162,8 @@ class SamplingMicroscope(MicroscopeLayout):
 
     # what code can do with it
 
-    @property
-    def settings(self) -> Settings:
-        """What the controls say; may be assigned."""
-        return self.controls.settings
-
-    @settings.setter
-    def settings(self, settings: Settings) -> None:
-        self._set(settings)
+    def settings_assigned(self) -> None:
+        self._moved()
         self.wait()
 
     @property

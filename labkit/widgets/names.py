@@ -4,6 +4,7 @@ import difflib
 from functools import cached_property
 
 from ..errors import SamplingError
+from ..tokenizers.base import Tokenizer
 from ..views.base import visible
 from .facts import Source, pieces
 
@@ -39,3 +40,16 @@ class TokenNames:
         near = [n for n in names if text.strip().lower() in n.lower()] or difflib.get_close_matches(text, names, NEAR)
         hint = f"near ones are {', '.join(sorted(near, key=len)[:NEAR])}"
         raise SamplingError(f"no token is {visible(text)!r}; {hint if near else HOW_TO_NAME}")
+
+    def ids_of(self, text: str, tokenizer: Tokenizer | None) -> list[int]:
+        """One token by its name, or the tokens of any text.
+
+        Raises:
+            SamplingError: it is neither.
+        """
+        try:
+            return [self.id_of(text)]
+        except SamplingError:
+            if tokenizer is None or tokenizer.unknown_in(text):
+                raise
+            return tokenizer.encode(text, special="text")

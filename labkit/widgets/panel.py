@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,7 +34,8 @@ class Panel(ipw.VBox):
 
     Attributes:
         NOTEBOOK: which notebook shows the same, for papermill.
-        settings: what the controls say, for widgets that have such controls.
+        settings: None, but of a SettingsPanel what its controls say.
+        take_away: the parts of the row that every panel ends with.
         error: what went wrong last, in one line; None if nothing did. It is shown, and what was there before stays.
     """
 
@@ -49,23 +50,31 @@ class Panel(ipw.VBox):
         narrow = {"style": {"description_width": "initial"}}
         self.copy_as = ipw.Dropdown(options=self._ways_to_copy(), description="copy as", **narrow)
         self.file_box = ipw.Text(self.FILE, description="file", **narrow)
-        self.save_button = ipw.Button(description="Save", icon="download")
+        self.save_button = self.button(HELP, "save", "download", self._on_save)
         self.saved = ipw.HTML()
+        self.take_away: list[ipw.Widget] = [self.copy_as, self.file_box, self.save_button, self.saved]
         self.copy_as.observe(lambda _: self.refresh_code(), "value")
-        self.save_button.on_click(lambda _: self._on_save())
         super().__init__()
         self.add_class("lk-playground")
-        self.explain({"copy_as": self.copy_as, "file": self.file_box, "save": self.save_button}, HELP)
+        self.explain({"copy_as": self.copy_as, "file": self.file_box}, HELP)
 
-    def fill(self, *rows: ipw.Widget, beside_save: Sequence[ipw.Widget] = ()) -> None:
+    def fill(self, *rows: ipw.Widget) -> None:
         """Show these rows, and below them the row that every panel has."""
-        take_away = row("lk-actions", self.copy_as, self.file_box, self.save_button, *beside_save, self.saved)
-        self.children = (*rows, take_away, self.code_box)
+        self.children = (*rows, row("lk-actions", *self.take_away), self.code_box)
 
     def explain(self, controls: Mapping[str, ipw.DOMWidget], sentences: Mapping[str, str]) -> None:
         """Give controls their sentences of help, by name."""
         for name, control in controls.items():
             self.help.explain(name, control, sentences[name])
+
+    def button(
+        self, sentences: Mapping[str, str], name: str, icon: str, act: Callable[[], object], **traits: Any
+    ) -> ipw.Button:
+        """A button that does this when it is pressed, and its sentence of help."""
+        made = ipw.Button(description=name.replace("_", " ").capitalize(), icon=icon, **traits)
+        made.on_click(lambda _: act())
+        self.explain({name: made}, sentences)
+        return made
 
     # what a subclass says
 
@@ -145,7 +154,7 @@ class Panel(ipw.VBox):
 
     def _ways_to_copy(self) -> list[str]:
         ways = [NOTHING, PYTHON, PAPERMILL] if self.NOTEBOOK else [NOTHING, PYTHON]
-        return [*ways, TOML] if type(self).settings is not None else ways
+        return [*ways, TOML] if self.settings is not None else ways
 
     def _toml(self) -> str:
         assert self.settings is not None

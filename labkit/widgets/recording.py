@@ -1,8 +1,6 @@
 """A run that remembers enough to be drawn again, and to answer "what if" for each token without the model."""
 
 import dataclasses
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,8 +15,9 @@ from ..sampling.partial import PartialLogits
 from ..sampling.probe import fresh
 from ..settings import Settings
 from ..trace import RecordedStep, Trace, named_ids, trace_of
-from .facts import alternatives, pieces
+from .facts import alternatives
 from .facts.base import CARD_ALTERNATIVES
+from .writing import Writing
 
 # Raw logits are kept for the newest tokens that fit in here: all of them with a small vocabulary, 1,300 with GPT-2's.
 # Of an older token there remain its numbers, its alternatives and its largest logits.
@@ -79,31 +78,27 @@ class Origin:
         return self.at + len(self.forced)
 
 
-class Recording:
+class Recording(Writing):
     """A generation under way, or ended, with what is needed to look into it.
 
     Args:
         origin: of a branch; then the prompt is that of the recording it leaves.
 
     Attributes:
-        run: labkit's own.
         settings: as they were given.
         given: so many of the first ids come from another run, or were chosen by hand.
         steps: what was recorded of each token so far.
-        tokens: one dictionary a token so far; alternatives are added when they are first asked for.
     """
 
     def __init__(
         self, lm: LanguageModel, prompt: str | Sequence[int], settings: Settings, origin: Origin | None = None
     ):
-        self.lm, self.prompt, self.settings, self.origin = lm, prompt, settings, origin
+        super().__init__(lm)
+        self.prompt, self.settings, self.origin = prompt, settings, origin
         self.steps: list[RecordedStep] = []
-        self.tokens: list[dict[str, Any]] = []
-        self.first_token_seconds = 0.0
-        self._started = self._newest = time.perf_counter()
         self.given = 0 if origin is None else origin.given
         self.run = self._begin()
-        self._began_at = len(self.steps)
+        self.began_at = len(self.steps)
         self._named: set[int] | None = None
         self._generation: Generation | None = None
         self._trace: Trace | None = None
@@ -134,7 +129,7 @@ class Recording:
             front = trace.prompt_ids[:1] == [lm.tokenizer.bos_id]
             recording.prompt = lm.tokenizer.decode(trace.prompt_ids[front:])
         recording.given, recording.steps = trace.given, list(trace.steps)
-        recording.tokens = [recording._row(i, step) for i, step in enumerate(trace.steps)]
+        recording.tokens = [recording.row(i, step) for i, step in enumerate(trace.steps)]
         recording.run.finish_reason, recording.run.notes = trace.finish_reason, trace.notes
         recording._generation = dataclasses.replace(trace.generation, tokenizer=lm.tokenizer)
         recording._trace = trace
@@ -149,36 +144,26 @@ class Recording:
         """New ids so far."""
         return [step.id for step in self.steps]
 
-    @property
-    def finish_reason(self) -> str:
-        return self.run.finish_reason or "interrupted"
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Of decoding: the first token, which waits for the prefill, does not count. 0 if there is no second one."""
-        n, seconds = len(self.tokens) - self._began_at, self._newest - self._started - self.first_token_seconds
-        return (n - 1) / seconds if n > 1 and seconds > 0 else 0.0
-
     # while it is written
 
     def advance(self) -> bool:
-        """One more token; False if there is none."""
         step = next(self.run, None)
         if step is None:
             return False
         index = len(self.run.ids) - 1
         if index < len(self.steps):
             return True  # gone through again for a stage that remembers
-        self._newest = time.perf_counter()
-        if index == self._began_at:
-            self.first_token_seconds = self._newest - self._started
         logits = step.logits.clone()
         self.steps.append(RecordedStep(step.id, step.logprob, step.raw_logprob, step.rank, step.entropy, logits))
-        self.tokens.append(self._row(index, self.steps[-1]))
+        self.add(step)
         if (old := index - max(16, LOGITS_BYTES // (4 * self.lm.vocab_size))) >= 0:
             self.token(old)  # what leaves the memory is looked at a last time
             self.compact(old)
         return True
+
+    @property
+    def ended(self) -> bool:
+        return self._generation is not None
 
     def end(self) -> None:
         """Nothing more is written: keep what ``labkit.branch`` needs to go on."""
@@ -186,17 +171,6 @@ class Recording:
             self.run.keep_cache = True
             self._generation = self.run.result()
             self.run.keep_cache, self.run.feed.groups = False, []
-
-    def _row(self, index: int, step: RecordedStep) -> dict[str, Any]:
-        return {
-            "index": index,
-            "id": step.id,
-            "piece": pieces(self.lm, [step.id])[0],
-            "probability": round(math.exp(step.raw_logprob), 6),
-            "drawn_from": round(math.exp(step.logprob), 6),
-            "rank": step.rank,
-            "entropy": round(step.entropy, 6),
-        }
 
     # memory
 

@@ -17,14 +17,13 @@ from ..views.base import visible
 from .background import Background
 from .board_result import BoardResult
 from .board_view import board_html, board_view
-from .code import source_of
-from .controls import HELP as SETTINGS_HELP
+from .code import opening, source_of
 from .controls import LABELS, GenerationControls
 from .layout import row
-from .panel import Panel
 from .panels import status_html
 from .picker import Picker
 from .prompt import read_prompt, shown_prompt
+from .settings_panel import SettingsPanel
 
 PAINT_SECONDS = 0.1
 PAINT_SHARE = 20  # painting, which costs more the longer the texts are, never takes more than a 20th of the time
@@ -34,18 +33,17 @@ COLUMNS: tuple[dict[str, Any], ...] = ({"temperature": 0.5}, {"temperature": 0.8
 STALE = "Written with other settings: press Generate."
 
 HELP = {
-    **SETTINGS_HELP,
     "prompt": "The text that is continued.",
     "vary": "What the columns differ in; all else is as the sliders say.",
     "values": "One column for each of these values; the others are compared with the first.",
     "n": "So many continuations in each column; those in one row have the same luck.",
     "generate": "Write all of them; what is still being written is stopped first.",
     "stop": "Stop writing; what is there stays.",
-    "go_on": "Make the chosen continuation a part of the prompt, exactly as its tokens are, and write on from there.",
+    "continue_the_chosen_one": "Make it a part of the prompt, exactly as its tokens are, and write on from there.",
 }
 
 
-class SampleBoard(Panel):
+class SampleBoard(SettingsPanel):
     """A column for each settings, a row for each draw. Continuations of one row have the same luck, so that they part
     only where the settings make a difference; that place is marked.
 
@@ -75,8 +73,9 @@ class SampleBoard(Panel):
         n: int = 4,
         on_continue: Callable[[list[int]], None] = lambda ids: None,
     ):
-        super().__init__()
         self.lm = lm if isinstance(lm, LanguageModel) else load(lm)
+        settings = settings or Settings(max_new_tokens=60)
+        super().__init__(GenerationControls(settings, self.lm.vocab_size, boxes=("seed", "greedy")))
         self._given = [dict(changes) for changes in columns]
         self._from: tuple[str, list[int]] | None = None  # what the box says, and the ids it stands for
         self._on_continue = on_continue
@@ -84,27 +83,22 @@ class SampleBoard(Panel):
         self._columns: list[tuple[str, Settings]] = []
         self._written: tuple[Any, ...] = ()  # what the controls said when it was written
         self._background = Background()
-        settings = settings or Settings(max_new_tokens=60)
-        self._build(shown_prompt(self.lm, prompt), settings, n)
+        self._build(shown_prompt(self.lm, prompt), n)
         self.run(wait=False)
 
-    def _build(self, prompt: str, settings: Settings, n: int) -> None:
+    def _build(self, prompt: str, n: int) -> None:
         narrow = {"style": {"description_width": "initial"}}
         self.prompt_box = ipw.Textarea(prompt, rows=2, description="prompt", **narrow)
-        self.controls = GenerationControls(settings, self.lm.vocab_size, boxes=("seed", "greedy"))
         self.vary = ipw.Dropdown(
             options=[(LABELS.get(name, name), name) for name in (AS_GIVEN, *VARIED)], description="columns", **narrow
         )
         self.values_box = ipw.Text("", description="values", continuous_update=False, disabled=True, **narrow)
         self.n = ipw.IntSlider(n, min=1, max=max(12, n), description="rows", layout={"min_width": "16em"}, **narrow)
-        self.run_button = ipw.Button(description="Generate", icon="play", button_style="primary")
-        self.stop_button = ipw.Button(description="Stop", icon="stop", disabled=True)
-        self.continue_button = ipw.Button(description="Continue the chosen one", icon="arrow-right", disabled=True)
+        self.run_button = self.button(HELP, "generate", "play", lambda: self.run(wait=False), button_style="primary")
+        self.stop_button = self.button(HELP, "stop", "stop", self.stop, disabled=True)
+        self.continue_button = self.button(HELP, "continue_the_chosen_one", "arrow-right", self.go_on, disabled=True)
         self.board = Picker()
-        controls = {**self.controls.sliders, **self.controls.boxes}
-        controls |= {"new_seed": self.controls.new_seed, "preset": self.controls.preset}
-        controls |= {"prompt": self.prompt_box, "vary": self.vary, "values": self.values_box, "n": self.n}
-        controls |= {"generate": self.run_button, "stop": self.stop_button, "go_on": self.continue_button}
+        controls = {"prompt": self.prompt_box, "vary": self.vary, "values": self.values_box, "n": self.n}
         self.explain(controls, HELP)
         boxes = self.controls.boxes
         self.fill(
@@ -120,24 +114,12 @@ class SampleBoard(Panel):
         self.controls.on_change = self._say_status
         for control in (self.prompt_box, self.values_box, self.n):
             control.observe(lambda _: self._say_status(), "value")
-        self.run_button.on_click(lambda _: self.run(wait=False))
-        self.stop_button.on_click(lambda _: self.stop())
-        self.continue_button.on_click(lambda _: self.go_on())
         self.board.observe(lambda _: self._say_status(), "picked")
 
     def __repr__(self) -> str:
         return f"SampleBoard({self.lm.checkpoint.family}, {self.n.value} rows, {self.vary.label})"
 
     # what code can do with it
-
-    @property
-    def settings(self) -> Settings:
-        """What the controls say, of all columns; may be assigned."""
-        return self.controls.settings
-
-    @settings.setter
-    def settings(self, settings: Settings) -> None:
-        self.controls.settings = settings
 
     @property
     def prompt(self) -> str | list[int]:
@@ -210,13 +192,9 @@ class SampleBoard(Panel):
         return None if result is None else board_view(result)
 
     def code(self) -> str:
-        path = self.lm.checkpoint.path
-        opened = (
-            f"lm = labkit.load({source_of(self.lm)!r})" if path.exists() else "# lm is the model you gave to the widget"
-        )
         shared = "".join(f", {name}={value!r}" for name, value in self.settings.changed().items())
         return (
-            f"import labkit\n\n{opened}\nsettings = labkit.Settings({shared[2:]})\n"
+            f"{opening(self.lm)}settings = labkit.Settings({shared[2:]})\n"
             f"for changes in {self.columns!r}:\n"
             f"    [row] = labkit.generate_batch(lm, [{self.prompt!r}], settings.replace(**changes), n={self.n.value})\n"
             "    print(changes, [one.text for one in row])"

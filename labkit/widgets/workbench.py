@@ -19,6 +19,7 @@ from .lens_browser import LogitLensBrowser
 from .microscope import SamplingMicroscope
 from .panel import Panel
 from .panels import error_html, error_message, status_html
+from .settings_panel import SettingsPanel
 
 GENERATE = "Generate"
 # What each tab shows of a run. Compare begins with the model against itself at half the temperature.
@@ -33,7 +34,7 @@ TABS: dict[str, Callable[[LanguageModel, Trace], Panel]] = {
 }
 
 
-class Workbench(Panel):
+class Workbench(SettingsPanel):
     """Type a prompt, let a checkpoint continue it, and open a tab to see how: stage by stage, head by head, layer by
     layer. What a tab shows is worked out when it is opened.
 
@@ -52,8 +53,8 @@ class Workbench(Panel):
     def __init__(
         self, lm: LanguageModel | str = "shakespeare-char", prompt: str | None = None, settings: Settings | None = None
     ):
-        super().__init__()
         self.playground = GenerationPlayground(lm, prompt, settings)
+        super().__init__(self.playground.controls)
         self.parts: dict[str, Panel] = {}
         self._boxes = {name: ipw.VBox() for name in TABS}
         self._background = Background()
@@ -67,15 +68,6 @@ class Workbench(Panel):
         return f"Workbench({self.playground!r})"
 
     # what code can do with it
-
-    @property
-    def settings(self) -> Settings:
-        """The playground's; may be assigned."""
-        return self.playground.settings
-
-    @settings.setter
-    def settings(self, settings: Settings) -> None:
-        self.playground.settings = settings
 
     @property
     def tab(self) -> str:
@@ -103,6 +95,9 @@ class Workbench(Panel):
 
     def parameters(self) -> dict[str, Any]:
         return self.playground.parameters()
+
+    def settings_assigned(self) -> None:
+        self.playground.settings_assigned()
 
     def run(self, wait: bool = True) -> Any:
         """Write on from the prompt; what the open tab shows of it, if it is waited for."""

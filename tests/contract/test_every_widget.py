@@ -13,7 +13,7 @@ import ipywidgets as ipw
 import nbformat
 import pytest
 from hostile_text import HOSTILE
-from widget_driver import PROMPT, all_parts, eventually, small_alphabet, tiny_model
+from widget_driver import PROMPT, all_parts, eventually, press, small_alphabet, tiny_model
 
 import labkit
 from labkit import widgets
@@ -234,6 +234,38 @@ def without_speed(text: str) -> str:
 def test_settings_are_written_for_the_command_line(make, lm, tmp_path):
     widget = shown(make, lm)
     assert Settings.read(widget.save(tmp_path / "s.toml")) == widget.settings
+
+
+@every_widget_with_settings
+def test_settings_are_opened_from_a_file(make, lm, tmp_path):
+    widget = shown(make, lm)
+    settings = widget.settings
+    widget.file_box.value = str(tmp_path / "s.toml")
+    press(widget.save_button)
+    widget.settings = Settings(temperature=1.3, seed=11)
+    press(widget.open_button)
+    assert widget.settings == settings
+
+
+@every_widget_with_settings
+@pytest.mark.parametrize("text", ["[generation", "[generation]\ntemperature = -1", "[generation]\nsead = 3", None])
+def test_settings_that_cannot_be_opened_are_one_line_and_what_was_there_stays(make, lm, tmp_path, text, capfd):
+    widget = shown(make, lm)
+    settings, result = widget.settings, repr(widget.result)
+    if text is not None:
+        (tmp_path / "s.toml").write_text(text, encoding="utf-8")
+    widget.file_box.value = str(tmp_path / "s.toml")
+    press(widget.open_button)
+    (said,) = [part.value for part in (widget.saved, widget.status) if "lk-error" in part.value]
+    assert "s.toml: " in said and "\n" not in said
+    assert widget.settings == settings and repr(widget.result) == result
+    assert capfd.readouterr() == ("", "")
+
+
+@every_widget_with_settings
+def test_what_saves_settings_also_opens_them(make, lm):
+    parts = all_parts(make(lm, PROMPT))
+    assert sum(getattr(part, "description", "") == "Open" for part in parts) >= 1
 
 
 @every_widget
