@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from sweep_helpers import CODE, marked, start, sweep, write_grid, write_notebook
 import labkit
 from labkit.errors import LabkitError
 from labkit.sweep import workers
-from labkit.sweep.folder import MARK, SweepFolder
+from labkit.sweep.folder import MARK, SweepFolder, scratch_prefix
 from labkit.sweep.grid import read_grid
 from labkit.sweep.notebook import Notebook
 from labkit.sweep.plan import make_plan
@@ -33,6 +34,16 @@ def swept(tmp_path_factory):
     write_notebook(folder / "nb.ipynb", FAILING, CODE)
     write_grid(folder / "grid.toml", "[parameters]\nx = [1.0, 2.0]\nn = [2, 13]\n")
     return folder, sweep(folder, "--jobs", "2")
+
+
+@pytest.fixture(scope="module")
+def swept_once(tmp_path_factory):
+    """A sweep of one run that is done; a test leaves it so."""
+    folder = tmp_path_factory.mktemp("once")
+    write_notebook(folder / "nb.ipynb", CODE)
+    write_grid(folder / "grid.toml", "[parameters]\nx = [1.0]\n")
+    sweep(folder)
+    return folder
 
 
 def plan_of(folder: Path):
@@ -180,6 +191,79 @@ def test_a_run_that_was_finished_but_not_recorded_is_recorded_and_not_run_again(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"key": "'])
+def test_a_damaged_record_is_named_and_made_again_once_it_is_deleted(swept_once, damage):
+    (record,) = (swept_once / "out/records").iterdir()
+    text = record.read_bytes()
+    record.write_text(damage)
+    for option in ("--list", "--resume"):
+        result = sweep(swept_once, option)
+        assert result.returncode == 1
+        assert f"{record}: damaged" in result.stderr
+        assert result.stderr.count("\n") == 1
+    record.unlink()
+    assert sweep(swept_once, "--resume").stdout == "1 runs: 1 done, 0 failed, 0 open\n"
+    assert record.read_bytes() == text
+
+
+def test_a_damaged_plan_is_named_and_made_again(swept_once):
+    (swept_once / "out/sweep.json").write_text('{"keys')
+    with pytest.raises(LabkitError, match="sweep.json: damaged"):
+        labkit.results(swept_once / "out")
+    sweep(swept_once, "--resume")
+    assert len(labkit.results(swept_once / "out").rows()) == 1
+
+
+def test_a_copy_of_an_executed_notebook_is_not_taken_for_a_run(swept_once):
+    """JupyterLab's "Duplicate" makes one, with the record in it; so old a copy must not become the record."""
+    (notebook,) = (swept_once / "out/notebooks").glob("*.ipynb")
+    copy = notebook.with_name(f"{notebook.stem}-Copy1.ipynb")
+    copy.write_text(notebook.read_text().replace('"status": "done"', '"status": "failed"'))
+    assert sweep(swept_once, "--resume").stdout == "1 runs: 1 done, 0 failed, 0 open\n"
+    copy.unlink()
+
+
+def test_what_a_killed_run_left_in_the_temporary_folder_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = SweepFolder(tmp_path / "out")
+    ours, strangers = (tmp_path / f"{scratch_prefix(mark)}x" for mark in (str(folder.path), "/another"))
+    for left in (ours, strangers):
+        (left / "results.json").mkdir(parents=True)
+    with folder.locked():
+        assert not ours.exists()
+        assert strangers.exists()
+
+
+def test_what_is_no_list_of_rows_fails_the_run_and_not_the_table(tmp_path):
+    code = "import os, pathlib\npathlib.Path(os.environ['LABKIT_RESULTS']).write_text('{\"y\": 1}' if n == 1 else '[{')"
+    write_notebook(tmp_path / "nb.ipynb", code)
+    write_grid(tmp_path / "grid.toml", "[parameters]\nn = [1, 2]\n")
+    assert sweep(tmp_path, "--jobs", "2").stdout == "2 runs: 0 done, 2 failed, 0 open\n"
+    rows = labkit.results(tmp_path / "out").rows()
+    assert all("code cell 4 (import os, pathlib): what is reported" in row["run_error"] for row in rows)
+
+
+def test_code_that_no_kernel_can_be_sent_fails_the_run_and_not_the_sweep(tmp_path):
+    path = write_notebook(tmp_path / "nb.ipynb", "text = '<>'")
+    path.write_text(path.read_text().replace("<>", "\\ud800"))  # half a surrogate pair: no UTF-8
+    write_grid(tmp_path / "grid.toml", "[parameters]\nx = [1.0]\n")
+    assert sweep(tmp_path).stdout == "1 runs: 0 done, 1 failed, 0 open\n"
+    (row,) = labkit.results(tmp_path / "out").rows()
+    assert "surrogates not allowed" in row["run_error"]
+    notebook = json.loads((tmp_path / "out" / row["run_notebook"]).read_bytes())
+    assert "".join(notebook["cells"][-1]["source"]) == "text = '\ud800'"
+
+
+def test_an_endless_message_is_cut(tmp_path):
+    write_notebook(tmp_path / "nb.ipynb", "raise ValueError('x' * 100_000)")
+    write_grid(tmp_path / "grid.toml", "[parameters]\nx = [1.0]\n")
+    result = sweep(tmp_path)
+    (row,) = labkit.results(tmp_path / "out").rows()
+    assert row["run_error"].endswith("xxx…")
+    assert len(row["run_error"]) == 501
+    assert row["run_error"] in result.stderr
+
+
 def test_a_kernel_that_was_left_behind_is_ended_and_a_strangers_is_not(tmp_path):
     script = [sys.executable, "-c", "import time; time.sleep(60)"]
     folder = SweepFolder(tmp_path / "out")
@@ -238,10 +322,17 @@ def test_ten_thousand_finished_runs_are_resumed_quickly(tmp_path):
     assert labkit.results(tmp_path / "out").sql("SELECT sum(y) AS y FROM runs") == [{"y": 100010000.0}]
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+@pytest.mark.parametrize("hindrance", ["a file in its place", "a lock that cannot be opened", "a loop of links"])
+def test_a_folder_that_cannot_be_used_is_one_line(tmp_path, hindrance):
     write_notebook(tmp_path / "nb.ipynb", CODE)
     write_grid(tmp_path / "grid.toml")
-    (tmp_path / "out").touch()
+    match hindrance[2:6]:
+        case "file":
+            (tmp_path / "out").touch()
+        case "lock":
+            (tmp_path / "out/.lock").mkdir(parents=True)
+        case "loop":
+            (tmp_path / "out").symlink_to(tmp_path / "out")
     result = sweep(tmp_path)
     assert result.returncode == 1
     assert "out: cannot be written" in result.stderr

@@ -1,6 +1,7 @@
 """Sweeps on a real dask scheduler with real workers, on loopback."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -83,9 +84,22 @@ def test_a_cluster_of_its_own_is_started_and_ended(folder):
     assert said == "6 runs: 6 done, 0 failed, 0 open\n"
 
 
+def test_something_that_listens_but_is_no_scheduler_is_one_line_and_no_hang(folder, monkeypatch):
+    monkeypatch.setattr("labkit.sweep.workers.CONNECT", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        result = sweep(folder, "--engine", "dask", "--scheduler", f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+    assert result.returncode == 1
+    assert "no dask scheduler answers" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("address", "reason"),
-    [("tcp://127.0.0.1:1", "no dask scheduler answers at tcp://127.0.0.1:1"), ("nonsense://x", "nonsense")],
+    [
+        ("tcp://127.0.0.1:1", "no dask scheduler answers at tcp://127.0.0.1:1"),
+        ("nonsense://x", "nonsense"),
+        ("tls://127.0.0.1:1", "TLS"),
+    ],
 )
 def test_a_scheduler_that_cannot_be_reached_is_one_line(folder, monkeypatch, address, reason):
     monkeypatch.setattr("labkit.sweep.workers.CONNECT", 1)

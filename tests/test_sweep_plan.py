@@ -1,6 +1,8 @@
 """What a sweep would run: grids, the notebook's typed parameters, keys; refused before anything runs."""
 
+import datetime
 import json
+import math
 import re
 import shlex
 import time
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from sweep_helpers import CODE, start, sweep, write_grid, write_notebook
 
 from labkit.cli.sweep import command as sweep_command
+from labkit.cli.sweep import fingerprint
 from labkit.errors import ConfigError
 from labkit.sweep.grid import grid_of, read_grid
 from labkit.sweep.notebook import Notebook
@@ -44,6 +47,9 @@ def test_every_combination_is_visited_and_the_last_parameter_changes_fastest():
         ({"from": 0.001, "to": 1.0, "steps": 4, "scale": "log"}, [0.001, 0.01, 0.1, 1.0]),
         ({"from": 1, "to": 8, "steps": 7, "scale": "log"}, [1, 2, 3, 4, 6, 8]),  # rounded, none twice
         ({"from": 2.0, "to": 2.0, "steps": 2}, [2.0]),
+        ({"from": 2**53 + 1, "to": 2**53 + 3, "step": 1}, [2**53 + 1, 2**53 + 2, 2**53 + 3]),  # no float is 2^53 + 1
+        ({"from": 2**53 + 1, "to": 2**53 + 3, "steps": 2}, [2**53 + 1, 2**53 + 3]),
+        ({"from": 7, "to": 7, "steps": 2}, [7]),
     ],
 )
 def test_ranges_are_counted_out(spec, expected):
@@ -124,6 +130,20 @@ def test_a_range_begins_and_ends_where_it_says_and_never_goes_back(low, width, s
         ({"parameters": {"x": ["a"]}, "exclude": [{"x": {"from": 1}}]}, "cannot be compared"),
         ({"parameters": {"x": [1]}, "weights": "x"}, "weights must be a list"),
         ({"parameters": 3}, "must be a table"),
+        ({"parameters": {"x": [math.nan]}}, "x is nan; values are finite numbers"),
+        ({"parameters": {"x": [{"a": [1, math.inf]}]}}, "values are finite numbers"),
+        ({"parameters": {"x": [{"day": datetime.date(2026, 1, 1)}]}}, "values are finite numbers"),
+        ({"parameters": {"x": [2**63]}}, "whole ones of 64 bits"),
+        ({"parameters": {"x": {"from": 0, "to": 10**400, "steps": 2}}}, "they must be numbers"),
+        ({"parameters": {"x": {"from": -1e308, "to": 1e308, "steps": 3}}}, "values are finite numbers"),
+        ({"parameters": {"x": {"from": 0, "to": 1, "step": math.inf}}}, "it must be above 0"),
+        ({"parameters": {"x": {"from": 0, "to": 1, "step": 1e-300}}}, "at most 1,000,000 values"),
+        ({"parameters": {"x": {"from": 0, "to": 1, "steps": 10**9}}}, "from 2 to 1,000,000"),
+        ({"parameters": dict.fromkeys("abc", {"from": 0, "to": 999, "step": 1})}, "1,000,000,000 points"),
+        ({"parameters": {"x": [1, 2]}, "repeats": {"count": 10**6}}, "2,000,000 points"),
+        ({"repeats": {"count": 10**12}}, "count from 1 to 1,000,000"),
+        ({"sample": {"count": 10**12, "parameters": {"x": [1]}}}, "count from 1 to 1,000,000"),
+        ({"sample": {"count": 2, "method": ["sobol"], "parameters": {"x": [1]}}}, "one of sobol"),
     ],
 )
 def test_a_wrong_grid_is_refused_with_what_is_wrong(table, message):
@@ -131,6 +151,16 @@ def test_a_wrong_grid_is_refused_with_what_is_wrong(table, message):
         grid_of(table)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["x = " + "[" * 3000 + "]" * 3000, f"x = {'9' * 5000}", "x = [1"])
+def test_a_grid_that_cannot_be_parsed_is_refused(tmp_path, text):
+    with pytest.raises(ConfigError, match="cannot be read as TOML"):
+        read_grid(write_grid(tmp_path / "grid.toml", text))
+
+
+def test_the_mark_that_editors_put_before_a_text_is_no_matter(tmp_path):
+    assert read_grid(write_grid(tmp_path / "grid.toml", "\ufeff[parameters]\nx = 1")).points == ({"x": 1},)
 
 
 def test_a_grid_that_is_no_toml_is_refused(tmp_path):
@@ -155,6 +185,8 @@ def test_a_grid_that_is_no_toml_is_refused(tmp_path):
         ("int | None", [1, None], ["a", 1.5]),
         ('Literal["a", "b"]', ["a"], ["c", 1]),
         ('Literal["a"]', ["a"], ["c"]),
+        ("Literal[1, -2]", [1, -2], [True, 2, "1"]),
+        ("Literal[foo]", [], ["foo"]),
     ],
 )
 def test_values_are_checked_against_the_annotation(tmp_path, kind, fine, wrong):
@@ -190,7 +222,19 @@ def test_a_notebook_without_typed_parameters_is_refused(tmp_path, parameters, me
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "no json", '{"cells": []}'])
+CELL = {"cell_type": "code", "source": "x: int = 1", "metadata": {"tags": ["parameters"]}, "outputs": []}
+DAMAGED = [
+    {"nbformat": 3, "cells": [CELL]},
+    {"nbformat": 4, "cells": [CELL | {"metadata": None}]},
+    {"nbformat": 4, "cells": [{name: value for name, value in CELL.items() if name != "outputs"}]},
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[]", "no json", '{"cells": []}', "[" * 100_000, "9" * 5000, *map(json.dumps, DAMAGED)],
+    ids=range(10),
+)
 def test_a_file_that_is_no_notebook_is_refused(tmp_path, text):
     (tmp_path / "nb.ipynb").write_text(text)
     with pytest.raises(ConfigError, match="this is (no notebook|a notebook without code)"):
@@ -236,6 +280,34 @@ def test_weights_that_are_no_parameter_are_refused(tmp_path):
     notebook = Notebook.read(write_notebook(tmp_path / "nb.ipynb"))
     with pytest.raises(ConfigError, match="weights names model"):
         make_plan(notebook, grid_of({"parameters": {"x": [1.0]}, "weights": ["model"]}), str)
+
+
+def test_two_spellings_of_one_value_are_one_run(tmp_path):
+    notebook = Notebook.read(write_notebook(tmp_path / "nb.ipynb"))
+    assert len(make_plan(notebook, grid_of({"parameters": {"x": [1, 1.0, 2]}}), str).runs) == 2
+
+
+def test_a_parameter_may_name_no_checkpoint_or_several(tmp_path):
+    parameters = 'checkpoint: str | None = None\nothers: list[str] = ["a", "b"]\nx: float = 1.0'
+    notebook = Notebook.read(write_notebook(tmp_path / "nb.ipynb", parameters=parameters))
+    grid = {"parameters": {"x": [1.0]}, "weights": ["others"]}
+    assert make_plan(notebook, grid_of(grid), str).facts["weights"] == {"a": "a", "b": "b"}
+    assert key(notebook, grid) != key(notebook, grid, lambda source: source.replace("b", "changed"))
+
+
+def test_a_parameter_with_the_name_of_a_column_is_refused(tmp_path):
+    notebook = Notebook.read(write_notebook(tmp_path / "nb.ipynb", parameters='run_key: str = "a"'))
+    with pytest.raises(ConfigError, match="the table has a column run_key of its own"):
+        make_plan(notebook, grid_of({"parameters": {"run_key": ["b"]}}), str)
+
+
+def test_a_checkpoint_is_looked_for_where_the_notebook_will_look(tmp_path, monkeypatch):
+    for folder, weights in (("there", b"one"), ("here", b"another")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "m.pt").write_bytes(weights)
+    before = fingerprint(tmp_path / "there", "m.pt")
+    monkeypatch.chdir(tmp_path / "here")
+    assert fingerprint(tmp_path / "there", "m.pt") == before != fingerprint(tmp_path / "here", "m.pt")
 
 
 # --- the command, as far as it runs nothing ---------------------------------------------------------------------------

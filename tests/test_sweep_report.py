@@ -53,6 +53,12 @@ def test_a_mean_of_words_is_refused(table):
         curve(table, "t", "run_key")
 
 
+def test_a_parameter_with_a_name_of_the_curve_is_refused(tmp_path):
+    write_table([{"n": 1, "y": 2.0}], tmp_path / "results.parquet")
+    with pytest.raises(LabkitError, match="give the parameter n another name"):
+        curve(Results(tmp_path / "results.parquet"), "n", "y")
+
+
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=20))
 def test_the_front_is_what_nothing_beats(pairs):
     points = [{"more": a, "less": b} for a, b in pairs]

@@ -31,6 +31,17 @@ def test_what_json_cannot_hold_is_refused_and_nothing_is_written(tmp_path, value
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("rows", ["abc", 3, [1], None])
+def test_what_is_no_row_is_refused(tmp_path, rows):
+    with pytest.raises(LabkitError, match="neither a dictionary nor a list of them"):
+        labkit.write_results(rows, tmp_path / "r.json")
+
+
+def test_a_result_does_not_replace_what_the_table_says_of_the_run(tmp_path):
+    with pytest.raises(LabkitError, match="the table has a column run_status of its own"):
+        labkit.write_results({"run_status": "great"}, tmp_path / "r.json")
+
+
 def test_nan_deep_in_a_list_is_refused(tmp_path):
     with pytest.raises(LabkitError, match="write_results: "):
         labkit.write_results({"x": [1.0, float("nan")]}, tmp_path / "r.json")
@@ -52,6 +63,25 @@ def test_every_kind_of_value_comes_back_as_it_went(tmp_path):
     names = {name for row in rows for name in row}
     assert found == [columns | dict.fromkeys(names) | row for row in rows]
     assert type(found[1]["f"]) is float
+
+
+def test_names_that_differ_in_case_and_a_name_without_letters_have_columns_of_their_own(tmp_path):
+    write_table([{"n": 1, "N": 2, "N_": 3, "": 4, 'q"': 5, "Run_Key": 6}], tmp_path / "t.parquet")
+    (row,) = Results(tmp_path / "t.parquet").rows()
+    assert list(row.items())[5:] == [("n", 1), ("N_", 2), ("N__", 3), ("_", 4), ('q"', 5), ("Run_Key_", 6)]
+
+
+def test_whole_numbers_stay_whole_however_large(tmp_path):
+    write_table([{"i": 2**64 - 1, "j": -(2**63)}, {"i": 5, "j": 5}], tmp_path / "t.parquet")
+    assert [(row["i"], row["j"]) for row in Results(tmp_path / "t.parquet").rows()] == [(2**64 - 1, -(2**63)), (5, 5)]
+
+
+def test_a_damaged_table_is_one_line(tmp_path):
+    (tmp_path / "results.parquet").write_bytes(b"PAR1")
+    (tmp_path / "sweep.json").write_text('{"keys": []}')
+    with pytest.raises(LabkitError, match="results.parquet: damaged .* delete it") as caught:
+        labkit.results(tmp_path).rows()
+    assert "\n" not in str(caught.value)
 
 
 def test_a_table_without_rows_has_its_columns(tmp_path):

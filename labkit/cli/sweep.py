@@ -5,6 +5,8 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import chdir
+from functools import partial
 from pathlib import Path
 
 import click
@@ -58,7 +60,7 @@ def command(
     """
     if scheduler is not None and engine != "dask":
         raise click.UsageError("--scheduler needs --engine dask")
-    plan = make_plan(Notebook.read(notebook), read_grid(grid), fingerprint)
+    plan = make_plan(Notebook.read(notebook), read_grid(grid), partial(fingerprint, notebook.parent))
     folder = SweepFolder(out or Path("runs") / grid.stem)
     status = folder.statuses(plan)
     if listing or dry_run:
@@ -80,7 +82,13 @@ def command(
                 bar.write(f"labkit: run {record['key']} failed in {record['error']}", file=sys.stderr)
             bar.update()
 
-        status = run_sweep(plan, folder, crew, retry_failed=retry_failed, cell_timeout=execution_timeout, report=report)
+        try:
+            status = run_sweep(
+                plan, folder, crew, retry_failed=retry_failed, cell_timeout=execution_timeout, report=report
+            )
+        except KeyboardInterrupt:
+            bar.write("labkit: interrupted; what was finished is kept: go on with --resume", file=sys.stderr)
+            raise
     with folder.writing():
         results(folder.path)
     show(plan, status, as_json, as_json)
@@ -103,15 +111,19 @@ def show(plan: Plan, status: Mapping[str, str], listing: bool, as_json: bool) ->
     click.echo("\n".join(lines))
 
 
-def fingerprint(source: str) -> str:
-    """Hash of a checkpoint's files: the model and what lies beside it, for a folder everything in it."""
+def fingerprint(folder: Path, source: str) -> str:
+    """Hash of a checkpoint's files, as a notebook in this folder finds it: one file, or everything in a folder."""
     from ..language_model import locate
 
-    path, _ = locate(source)
-    files = [path] if path.is_file() else sorted(found for found in path.iterdir() if found.is_file())
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode())
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    with chdir(folder):
+        path, _ = locate(source)
+        files = [path] if path.is_file() else sorted(found for found in path.iterdir() if found.is_file())
+        for file in files:
+            digest.update(file.name.encode())
+            try:
+                with file.open("rb") as opened:
+                    digest.update(hashlib.file_digest(opened, "sha256").digest())
+            except OSError as error:
+                raise LabkitError(f"{file}: cannot be read ({error.strerror})") from None
     return digest.hexdigest()

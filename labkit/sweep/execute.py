@@ -1,6 +1,8 @@
 """One run: the notebook with its parameters in a kernel of its own, and the record of how it went."""
 
+import asyncio
 import json
+import logging
 import os
 import platform
 import re
@@ -18,7 +20,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from .folder import MARK, Record
+from .folder import MARK, Record, scratch_prefix
 from .grid import Point
 from .papermill_engine import LabkitEngine
 from .results import VARIABLE
@@ -26,6 +28,8 @@ from .results import VARIABLE
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 KERNEL = "python3"
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")  # the colours of a traceback
+LONGEST = 500  # characters of a reason; all of it is in the executed notebook
+logging.getLogger("papermill").addHandler(logging.NullHandler())  # what it would say is in the record
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def run_notebook(task: Task) -> Outcome:
     started, clock = datetime.now(UTC), time.monotonic()
     reason: str | None = None
     died, rows = False, []
-    with tempfile.TemporaryDirectory(prefix="labkit-run-") as folder:
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix(task.mark)) as folder:
         reported = Path(folder) / "results.json"
         try:
             LabkitEngine.execute_notebook(
@@ -90,12 +94,33 @@ def run_notebook(task: Task) -> Outcome:
         except OSError as error:
             reason = f"the kernel could not be started in {task.folder} ({error})"
         finally:
-            ensure_event_loop().close()  # nbclient leaves one behind in every thread
+            end_event_loop()
         if reported.is_file():
-            rows = json.loads(reported.read_bytes())
+            try:
+                rows = reported_rows(reported)
+            except ValueError as error:
+                reason = reason or f"what is reported to {VARIABLE} is no list of JSON objects ({error})"
     place = None if reason is None else f"{last_cell(notebook)}: {reason}"
     record = record_of(task, place, rows, started, time.monotonic() - clock)
     return Outcome(record, json.loads(nbformat.writes(notebook)), died)
+
+
+def end_event_loop() -> None:
+    """Close the loop that nbclient leaves behind in every thread, and what in it still listens to the kernel."""
+    loop = ensure_event_loop()
+    if listening := asyncio.all_tasks(loop):
+        for task in listening:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(listening))
+    loop.close()
+
+
+def reported_rows(path: Path) -> list[dict[str, Any]]:
+    """What the notebook has reported; ValueError where it was not write_results that wrote it."""
+    rows = json.loads(path.read_bytes())
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError(f"it is {str(rows)[:40]!r}")
+    return rows
 
 
 def lost(task: Task, error: str) -> Outcome:
@@ -109,7 +134,7 @@ def record_of(task: Task, error: str | None, rows: list[dict[str, Any]], started
         "key": task.key,
         "parameters": task.parameters,
         "status": "done" if error is None else "failed",
-        "error": error,
+        "error": error and error[:LONGEST] + "…" * (len(error) > LONGEST),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 3),
         "machine": platform.node(),

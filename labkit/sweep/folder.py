@@ -6,9 +6,13 @@ runs/x/records/KEY.json       what the table is made of; a copy stands in the no
 runs/x/results.parquet        the table
 """
 
+import errno
+import hashlib
 import json
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,18 +21,20 @@ from filelock import FileLock, Timeout
 
 from ..errors import LabkitError
 from ..files import atomic_write
-from .plan import Plan
+from .plan import KEY_DIGITS, Plan
 
 Record = dict[str, Any]
 MARK = "LABKIT_SWEEP"  # environment variable of every kernel: the folder of its sweep
 METADATA = "labkit_run"  # where the executed notebook holds its record
+RECORDED = ("key", "status", "parameters", "results")  # without these it is no record
+KEY = "[0-9a-f]" * KEY_DIGITS  # glob pattern; a copy that somebody made in this folder is not the sweep's
 
 
 class SweepFolder:
     """The folder of one sweep."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path).resolve()
+        self.path = Path(os.path.realpath(path))
         self.plan_file = self.path / "sweep.json"
         self.notebooks, self.records = self.path / "notebooks", self.path / "records"
 
@@ -42,13 +48,15 @@ class SweepFolder:
         with self.writing():
             for folder in (self.notebooks, self.records):
                 folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise LabkitError(f"{self.path}: another sweep is running in this folder; wait for it") from None
+            lock = FileLock(self.path / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise LabkitError(f"{self.path}: another sweep is running in this folder; wait for it") from None
         try:
             end_kernels(self.path)
+            for left in Path(tempfile.gettempdir()).glob(f"{scratch_prefix(str(self.path))}*"):
+                shutil.rmtree(left, ignore_errors=True)
             with self.writing():
                 for folder in (self.path, self.notebooks, self.records):
                     for part in folder.glob(".*.part"):
@@ -64,26 +72,27 @@ class SweepFolder:
         try:
             yield
         except OSError as error:
+            remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "put that right"
             raise LabkitError(
                 f"{self.path}: cannot be written ({error.strerror or error}); what was finished is kept: "
-                "make room and go on with --resume"
+                f"{remedy} and go on with --resume"
             ) from None
 
     def _record_finished(self) -> None:
         """The record of a notebook that was finished by a sweep that was killed right after."""
         recorded = self.recorded_keys()
-        for path in self.notebooks.glob("*.ipynb"):
+        for path in self.notebooks.glob(f"{KEY}.ipynb"):
             if path.stem not in recorded:
-                self._write_record(json.loads(path.read_bytes())["metadata"][METADATA])
+                self._write_record(read_json(path, *RECORDED, within=("metadata", METADATA)))
 
     def recorded_keys(self) -> set[str]:
         """Keys of all finished and failed runs, of earlier plans as well."""
-        return {path.stem for path in self.records.glob("*.json")}
+        return {path.stem for path in self.records.glob(f"{KEY}.json")}
 
     def read_records(self) -> dict[str, Record]:
         """Every record by key."""
-        paths = self.records.glob("*.json")
-        return {path.stem: json.loads(path.read_bytes()) for path in paths}
+        paths = self.records.glob(f"{KEY}.json")
+        return {path.stem: read_json(path, *RECORDED) for path in paths}
 
     def statuses(self, plan: Plan) -> dict[str, str]:
         """ "done", "failed" or "open" for every planned run, by key."""
@@ -92,7 +101,7 @@ class SweepFolder:
 
     def planned_keys(self) -> list[str]:
         """Keys of the plan that was run last, in order."""
-        return json.loads(self.plan_file.read_bytes())["keys"]
+        return read_json(self.plan_file, "keys")["keys"]
 
     def write_plan(self, plan: Plan) -> None:
         described = plan.facts | {"notebook": plan.notebook.path.name, "keys": [run.key for run in plan.runs]}
@@ -102,7 +111,7 @@ class SweepFolder:
         """Put a run's notebook in its place, then its record. From the first rename on it is finished."""
         notebook["metadata"][METADATA] = record
         text = json.dumps(notebook, ensure_ascii=False, indent=1) + "\n"
-        atomic_write(self.notebook(record["key"]), lambda file: file.write(text.encode()))
+        atomic_write(self.notebook(record["key"]), lambda file: file.write(encoded(text)))
         self._write_record(record)
 
     def forget(self, key: str) -> None:
@@ -115,7 +124,35 @@ class SweepFolder:
 
     def _write_record(self, record: Record) -> None:
         text = json.dumps(record, ensure_ascii=False)
-        atomic_write(self.records / f"{record['key']}.json", lambda file: file.write(text.encode()))
+        atomic_write(self.records / f"{record['key']}.json", lambda file: file.write(encoded(text)))
+
+
+def read_json(path: Path, *names: str, within: Sequence[str] = ()) -> dict[str, Any]:
+    """What a file holds, or what is within it under these names one after the other.
+
+    Raises:
+        LabkitError: it is damaged, or one of ``names`` is not there.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+        for name in within:
+            found = found[name]
+        if missing := [name for name in names if name not in found]:
+            raise KeyError(*missing)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"without {error}" if isinstance(error, KeyError) else error
+        raise LabkitError(f"{path}: damaged ({reason}); delete it and go on with --resume") from None
+    return found
+
+
+def encoded(text: str) -> bytes:
+    """JSON as UTF-8; half a surrogate pair, which a notebook may hold, stays the escape that it was."""
+    return text.encode(errors="backslashreplace")
+
+
+def scratch_prefix(mark: str) -> str:
+    """How the temporary folders of a sweep begin, by which one that was left behind is recognised."""
+    return f"labkit-run-{hashlib.sha256(mark.encode()).hexdigest()[:KEY_DIGITS]}-"
 
 
 def end_kernels(folder: Path) -> None:

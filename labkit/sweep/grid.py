@@ -12,7 +12,9 @@ from ..errors import ConfigError
 
 Point = dict[str, Any]
 TABLES = ("parameters", "sample", "repeats", "exclude", "weights")
+STORABLE = "values are finite numbers (whole ones of 64 bits), texts, true or false, and lists and tables of these"
 QMC = {"sobol": "Sobol", "halton": "Halton", "latin-hypercube": "LatinHypercube"}
+MOST = 1_000_000  # points of a grid; a slip of the keyboard must not fill the memory
 DIGITS = 12  # significant ones of a computed value, so that 0.30000000000000004 is 0.3 and keys agree between machines
 
 
@@ -36,8 +38,8 @@ def read_grid(path: str | Path) -> Grid:
         ConfigError: it cannot be read, something in it is unknown or out of range, or no point is left.
     """
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not TOML, a number of 5000 digits
         raise ConfigError(f"{path}: cannot be read as TOML ({error})") from None
     try:
         return grid_of(table)
@@ -61,12 +63,15 @@ def grid_of(table: Mapping[str, Any]) -> Grid:
         raise ConfigError("exclude must be written [[exclude]], each with at least one parameter")
     for rule in excluded:
         refuse_unknown(rule, names, "[[exclude]]")
+    refuse_many(math.prod(len(part) for part in parts))
     points = [{k: v for part in parts_of for k, v in part.items()} for parts_of in itertools.product(*parts)]
     kept = [point for point in points if not any(matches(point, rule) for rule in excluded)]
     unique = list({repr(sorted(point.items())): point for point in kept}.values())
     if not names or not unique:
         left = f"all {len(points)} points are excluded" if points and names else "it names no value of any parameter"
         raise ConfigError(f"the grid is empty: {left}")
+    for name, value in (item for point in unique for item in point.items() if not storable(item[1])):
+        raise ConfigError(f"{name} is {value!r}; {STORABLE}")
     weights = table.get("weights", [])
     if not isinstance(weights, list) or not all(isinstance(name, str) for name in weights):
         raise ConfigError('weights must be a list of names of parameters, such as ["first", "second"]')
@@ -85,9 +90,31 @@ def refuse_unknown(table: Mapping[str, Any], known: tuple[str, ...] | list[str],
         raise ConfigError(f"{where} has no {', '.join(unknown)}; known are {', '.join(known)}")
 
 
+def refuse_many(count: int) -> None:
+    if count > MOST:
+        raise ConfigError(f"these are {count:,} points; a grid may have {MOST:,}")
+
+
+def storable(value: Any) -> bool:
+    """Whether JSON and Parquet hold a value as it is."""
+    match value:
+        case bool() | str():
+            return True
+        case int():
+            return -(2**63) <= value < 2**63
+        case float():
+            return math.isfinite(value)
+        case list():
+            return all(map(storable, value))
+        case dict():
+            return all(map(storable, value.values()))
+    return False
+
+
 def combinations(parameters: Mapping[str, Any]) -> Iterator[Point]:
     """Every combination; the last parameter changes fastest."""
     values = {name: values_of(name, given) for name, given in parameters.items()}
+    refuse_many(math.prod(map(len, values.values())))
     for combination in itertools.product(*values.values()):
         yield dict(zip(values, combination, strict=True))
 
@@ -102,28 +129,31 @@ def values_of(name: str, given: Any) -> list[Any]:
     low, high, logarithmic = bounds(name, given)
     if ("steps" in given) == ("step" in given) or (logarithmic and "step" in given):
         raise ConfigError(f"{name}: give steps = how many values{', or step = how far apart' * (not logarithmic)}")
-    whole = type(given["from"]) is type(given["to"]) is int
+    whole = type(low) is type(high) is int
     if "step" in given:
         distance = given["step"]
-        if not isinstance(distance, int | float) or isinstance(distance, bool) or not distance > 0:
-            raise ConfigError(f"{name}: step is {distance!r}; it must be above 0")
-        whole = whole and type(distance) is int
+        number = type(distance) in (int, float) and storable(distance)
+        if not number or distance <= 0 or (high - low) / distance > MOST:
+            raise ConfigError(f"{name}: step is {distance!r}; it must be above 0, for at most {MOST:,} values")
+        if whole and type(distance) is int:
+            return list(range(int(low), int(high) + 1, distance))
         shares = [i * distance / ((high - low) or 1) for i in range(math.floor((high - low) / distance + 1e-9) + 1)]
     else:
         steps = given["steps"]
-        if type(steps) is not int or steps < 2:
-            raise ConfigError(f"{name}: steps is {steps!r}; it must be a whole number from 2")
-        whole = whole and (logarithmic or (given["to"] - given["from"]) % (steps - 1) == 0)
+        if type(steps) is not int or not 2 <= steps <= MOST:
+            raise ConfigError(f"{name}: steps is {steps!r}; it must be a whole number from 2 to {MOST:,}")
+        if whole and not logarithmic and (high - low) % (steps - 1) == 0:
+            return list(range(int(low), int(high) + 1, max(int(high - low) // (steps - 1), 1)))
         shares = [i / (steps - 1) for i in range(steps)]
-    return list(dict.fromkeys(between(low, high, share, logarithmic, whole) for share in shares))
+    return list(dict.fromkeys(between(low, high, share, logarithmic, whole and logarithmic) for share in shares))
 
 
 def bounds(name: str, given: Mapping[str, Any]) -> tuple[float, float, bool]:
     """The two ends of a range, and whether it is logarithmic."""
-    ends = [given.get(end) for end in ("from", "to")]
-    low, high = (float("nan") if isinstance(e, bool) or not isinstance(e, int | float) else e for e in ends)
+    ends: list[Any] = [given.get(end) for end in ("from", "to")]
+    low, high = (e if type(e) in (int, float) and storable(e) else math.nan for e in ends)
     scale = given.get("scale", "linear")
-    if not low <= high or math.isinf(low) or math.isinf(high):
+    if not low <= high:
         raise ConfigError(f"{name}: from is {ends[0]!r} and to is {ends[1]!r}; they must be numbers, from the smaller")
     if scale not in ("linear", "log") or (scale == "log" and low <= 0):
         raise ConfigError(f'{name}: scale is {scale!r}; it must be "linear", or "log" where from is above 0')
@@ -143,9 +173,10 @@ def samples(table: Mapping[str, Any]) -> Iterator[Point]:
         return
     refuse_unknown(table, ("count", "method", "seed", "parameters"), "[sample]")
     count, method, seed = table.get("count"), table.get("method", "sobol"), table.get("seed", 0)
-    if type(count) is not int or count < 1 or type(seed) is not int or seed < 0:
-        raise ConfigError(f"[sample]: count is {count!r} and seed {seed!r}; whole numbers, count from 1, seed from 0")
-    if method not in QMC:
+    if type(count) is not int or not 1 <= count <= MOST or type(seed) is not int or seed < 0:
+        allowed = f"count from 1 to {MOST:,}, seed from 0"
+        raise ConfigError(f"[sample]: count is {count!r} and seed {seed!r}; whole numbers, {allowed}")
+    if str(method) not in QMC:
         raise ConfigError(f"[sample]: method is {method!r}; it must be one of {', '.join(QMC)}")
     dimensions = subtable(table, "parameters")
     if not dimensions:
@@ -182,8 +213,9 @@ def repeats(table: Mapping[str, Any]) -> Iterator[Point]:
         yield {}
         return
     count, seed, name = table.get("count"), table.get("seed", 0), table.get("parameter", "seed")
-    if type(count) is not int or count < 1 or type(seed) is not int or not isinstance(name, str):
-        raise ConfigError(f"[repeats]: count is {count!r} and seed {seed!r}; they must be whole numbers, count from 1")
+    if type(count) is not int or not 1 <= count <= MOST or type(seed) is not int or not isinstance(name, str):
+        allowed = f"they must be whole numbers, count from 1 to {MOST:,}, and parameter a name"
+        raise ConfigError(f"[repeats]: count is {count!r} and seed {seed!r}; {allowed}")
     for i in range(count):
         yield {name: seed + i}
 

@@ -49,7 +49,7 @@ class Notebook:
             cells = notebook.cells
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ConfigError(f"{path}: this is no notebook") from None
         if not cells:
             raise ConfigError(f"{path}: this is a notebook without code")
@@ -59,7 +59,10 @@ class Notebook:
     @cached_property
     def cells(self) -> list[tuple[str, list[str]]]:
         """Source and tags of every code cell."""
-        cells = [cell for cell in json.loads(self.text)["cells"] if cell["cell_type"] == "code"]
+        notebook = json.loads(self.text)
+        cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        if notebook["nbformat"] != 4 or not all("outputs" in cell for cell in cells):
+            raise ValueError("papermill cannot run this")
         return [("".join(cell["source"]), list(cell["metadata"].get("tags", []))) for cell in cells]
 
     @cached_property
@@ -124,5 +127,5 @@ def fits(value: Any, kind: ast.expr) -> bool:
             pairs = value.items() if isinstance(value, dict) else [(None, None)]
             return isinstance(value, dict) and all(fits(k, key) and fits(v, item) for k, v in pairs)
         case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
-            return value in ast.literal_eval(choices if isinstance(choices, ast.Tuple) else ast.Tuple([choices]))
+            return repr(value) in map(ast.unparse, choices.elts if isinstance(choices, ast.Tuple) else [choices])
     raise ConfigError(f"the type {ast.unparse(kind)} cannot be checked; use int, float, bool, str, list[…] or dict[…]")

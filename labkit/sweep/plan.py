@@ -14,6 +14,7 @@ from .notebook import Notebook
 
 KEY_DIGITS = 16
 CHECKPOINT = "checkpoint"
+COLUMNS = ("run_key", "run_status", "run_seconds", "run_error", "run_notebook")  # of the table, about a run itself
 
 
 @dataclass(frozen=True)
@@ -44,21 +45,30 @@ def make_plan(notebook: Notebook, grid: Grid, fingerprint: Callable[[str], str])
         fingerprint: a checkpoint's source -> hash of its files.
 
     Raises:
-        ConfigError: a parameter that the notebook does not have, or a value of the wrong type.
+        ConfigError: a parameter that the notebook does not have, or with a name that the table needs; a wrong type.
     """
     points = [notebook.check(point) for point in grid.points]
     if unknown := sorted(set(grid.weights) - set(notebook.parameters)):
         raise ConfigError(f"weights names {', '.join(unknown)}, which is no parameter of {notebook.path}")
+    if taken := sorted(set(COLUMNS).intersection(*points)):
+        raise ConfigError(f"the table has a column {taken[0]} of its own; give the parameter another name")
     sources = [name for name in notebook.parameters if name.endswith(CHECKPOINT) or name in grid.weights]
     defaults = {name: notebook.parameters[name].default for name in sources}
-    used = {str(point.get(name, default)) for point in points for name, default in defaults.items()}
-    weights = {source: fingerprint(source) for source in sorted(used)}
+    used = [{name: named(point.get(name, default)) for name, default in defaults.items()} for point in points]
+    weights = {
+        source: fingerprint(source) for source in sorted({s for own in used for each in own.values() for s in each})
+    }
     facts = {"labkit": __version__, "notebook_sha256": notebook.sha256, "weights": weights}
-    runs = []
-    for point in points:
-        own = {name: weights[str(point.get(name, default))] for name, default in defaults.items()}
-        runs.append(Run(key_of(point, facts | {"weights": own}), point))
-    return Plan(notebook, tuple(runs), facts)
+    runs = {}  # by key: 1 and 1.0 are one run where the notebook wants a float
+    for point, own in zip(points, used, strict=True):
+        key = key_of(point, facts | {"weights": {name: [weights[s] for s in each] for name, each in own.items()}})
+        runs[key] = Run(key, point)
+    return Plan(notebook, tuple(runs.values()), facts)
+
+
+def named(value: Any) -> list[str]:
+    """The checkpoints that a parameter's value names: one, several, or none (None, "")."""
+    return [source for source in (value if isinstance(value, list) else [value]) if source and isinstance(source, str)]
 
 
 def key_of(parameters: Point, facts: dict[str, Any]) -> str:

@@ -6,6 +6,8 @@ from ..errors import LabkitError
 from .results import Results, Row
 
 CONFIDENCE = 0.95
+OWN = ("n", "mean", "low", "high")  # names in the points of a curve
+NUMBERS = ("BIGINT", "DOUBLE")
 
 
 def curve(table: Results, x: str, y: str, by: str | None = None) -> list[Row]:
@@ -15,12 +17,17 @@ def curve(table: Results, x: str, y: str, by: str | None = None) -> list[Row]:
         Rows {by, x, n, mean, low, high}; low and high are Student's 95 % interval of the mean, None for one run.
 
     Raises:
-        LabkitError: the table has no such column, or ``y`` holds no numbers.
+        LabkitError: the table has no such column, ``y`` holds no numbers, or x or by is called n, mean, low or high.
     """
     from scipy.stats import t
 
     names = [quoted(table, name) for name in (by, x) if name is not None]
     value = quoted(table, y)
+    if taken := [name for name in (by, x) if name in OWN]:
+        raise LabkitError(f"a curve has {', '.join(OWN)} of its own; give the parameter {taken[0]} another name")
+    (kind,) = (row["column_type"] for row in table.sql("DESCRIBE runs") if row["column_name"] == y)
+    if kind not in NUMBERS:
+        raise LabkitError(f"{table.path.parent}: the column {y} holds no numbers ({kind}), so it has no mean")
     query = f"""SELECT {", ".join(names)}, count({value}) AS n, avg({value}) AS mean,
         stddev_samp({value}) / sqrt(count({value})) AS error
         FROM runs WHERE {value} IS NOT NULL GROUP BY ALL ORDER BY ALL"""

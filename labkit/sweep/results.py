@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import LabkitError
 from ..files import atomic_write
 from .folder import SweepFolder
+from .plan import COLUMNS
 
 VARIABLE = "LABKIT_RESULTS"  # names the file for write_results; set by a sweep and by the papermill engine
 TABLE = "results.parquet"
@@ -25,11 +26,16 @@ def write_results(rows: Mapping[str, Any] | Iterable[Mapping[str, Any]], path: s
         path: where to, in a run by hand; in a sweep LABKIT_RESULTS names the file instead.
 
     Raises:
-        LabkitError: a value that JSON cannot hold (a tensor, NaN).
+        LabkitError: no rows, a name that the table needs itself, or a value that JSON cannot hold (a tensor, NaN).
     """
-    listed = [dict(rows)] if isinstance(rows, Mapping) else [dict(row) for row in rows]
+    try:
+        listed = [dict(rows)] if isinstance(rows, Mapping) else [dict(row) for row in rows]
+    except (TypeError, ValueError):
+        raise LabkitError(f"write_results: {rows!r} is neither a dictionary nor a list of them") from None
     for row in listed:
         for name, value in row.items():
+            if name in COLUMNS:
+                raise LabkitError(f"write_results: the table has a column {name} of its own; take another name")
             if isinstance(value, float) and not math.isfinite(value):
                 raise LabkitError(f"write_results: {name} is {value}; leave it out, or write None")
     try:
@@ -54,8 +60,9 @@ def results(folder: str | Path) -> "Results":
     if sweep.records.is_dir():  # a table alone is as good as its records, and all that need be passed on
         changed = max(path.stat().st_mtime_ns for path in (sweep.plan_file, sweep.records))
         if not table.is_file() or table.stat().st_mtime_ns < changed:
-            write_table(rows_of(sweep), table)
-            os.utime(table, ns=(changed, changed))  # a record that came while it was written makes it old at once
+            with sweep.writing():
+                write_table(rows_of(sweep), table)
+                os.utime(table, ns=(changed, changed))  # a record that came while it was written makes it old at once
     return Results(table)
 
 
@@ -108,7 +115,10 @@ class Results:
     def _ask(self, query: str) -> Any:
         duckdb = import_duckdb()
         connection = duckdb.connect()
-        connection.read_parquet(str(self.path)).create_view("runs")
+        try:
+            connection.read_parquet(str(self.path)).create_view("runs")
+        except duckdb.Error as error:
+            raise LabkitError(f"{self.path}: damaged ({error}); delete it, it is made again") from None
         try:
             return connection.sql(query)
         except duckdb.Error as error:
@@ -122,27 +132,26 @@ def rows_of(sweep: SweepFolder) -> list[Row]:
         record = records.get(key)
         if record is None:
             continue
-        own = {
-            "run_key": key,
-            "run_status": record["status"],
-            "run_seconds": record["seconds"],
-            "run_error": record["error"],
-            "run_notebook": record["notebook"],
-        }
+        own = {column: record[column.removeprefix("run_")] for column in COLUMNS}
         rows += [own | record["parameters"] | row for row in record["results"] or [{}]]
     return rows
 
 
 def write_table(rows: list[Row], path: Path) -> None:
-    """Rows as a Parquet file; a column that rows lack is empty there."""
+    """Rows as a Parquet file; a column that rows lack is empty. To DuckDB n and N are one: the later becomes N_."""
     duckdb = import_duckdb()
-    own = {"run_key": "", "run_status": "", "run_seconds": 0.0, "run_error": "", "run_notebook": ""}
-    kinds: dict[str, str] = {}
-    for row in [own, *rows]:
+    kinds = dict.fromkeys(COLUMNS, "VARCHAR") | {"run_seconds": "DOUBLE"}
+    for row in rows:
         for name, value in row.items():
             kinds[name] = common_kind(kinds.get(name), kind_of(value))
-    columns = {name: kind or "VARCHAR" for name, kind in kinds.items()}
-    lines = "".join(f"{json.dumps(row)}\n" for row in rows)
+    names: dict[str, str] = {}
+    for name in kinds:
+        column = name or "_"
+        while column.lower() in map(str.lower, names.values()):
+            column += "_"
+        names[name] = column
+    columns = {names[name]: kind or "VARCHAR" for name, kind in kinds.items()}
+    lines = "".join(f"{json.dumps({names[name]: value for name, value in row.items()})}\n" for row in rows)
 
     def write(file: Any) -> None:
         source = Path(f"{file.name}.ndjson.part")
@@ -166,7 +175,7 @@ def kind_of(value: Any) -> str:
             inner = common_kind(inner, kind_of(entry))
         return f"{inner or 'VARCHAR'}[]" if inner != "JSON" else "JSON"
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**63:
-        return "DOUBLE"
+        return "JSON"  # DOUBLE would round it
     return {bool: "BOOLEAN", int: "BIGINT", float: "DOUBLE", str: "VARCHAR"}.get(type(value), "JSON")
 
 

@@ -46,8 +46,9 @@ def run_sweep(
             folder.write_plan(plan)
         if todo:
             with crew as workers:
-                for run in todo:
-                    folder.forget(run.key)
+                with folder.writing():
+                    for run in todo:
+                        folder.forget(run.key)
                 task = partial(
                     Task,
                     notebook=plan.notebook.text,
@@ -94,7 +95,7 @@ def outcome_of(future: Future[Outcome], task: Task) -> Outcome:
     except CancelledError:
         raise LabkitError("the dask scheduler went away; start it again and go on with --resume") from None
     except Exception as error:
-        return lost(task, f"the worker failed: {type(error).__name__}: {error}")
+        return lost(task, f"its worker: {type(error).__name__}: {error}")
 
 
 def abandon(futures: Sequence[Future[Outcome]], folder: SweepFolder) -> None:

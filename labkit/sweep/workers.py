@@ -1,5 +1,6 @@
 """Where runs go: threads that each mind one kernel on this machine, or the workers of a dask cluster."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -64,9 +65,11 @@ def dask(address: str | None, jobs: int | None, threads: int | None) -> Iterator
         threads = threads or max(1, cores() // jobs)
         cluster = LocalCluster(n_workers=jobs, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
     try:
+        if address is not None:
+            asyncio.run(reach(address))
         client = Client(cluster or address, timeout=CONNECT, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+    except (OSError, TimeoutError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
+        reason = str(error).partition("\n")[0] or f"not within {CONNECT} s"
         raise ConfigError(f"no dask scheduler answers at {address} ({reason})") from None
     try:
         check_workers(client, address)
@@ -76,6 +79,16 @@ def dask(address: str | None, jobs: int | None, threads: int | None) -> Iterator
         client.close()
         if cluster is not None:
             cluster.close()
+
+
+async def reach(address: str) -> None:
+    """Raises an error where no scheduler answers; of a listener that is none, Client waits for an answer for ever."""
+    from distributed import Security
+    from distributed.comm import connect
+
+    async with asyncio.timeout(CONNECT + 1):
+        connection = await connect(address, timeout=CONNECT, **Security().get_connection_args("client"))
+        await connection.close()
 
 
 def check_workers(client: Any, address: str | None) -> None:
