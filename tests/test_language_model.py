@@ -288,10 +288,7 @@ def test_options_of_another_family_or_unknown_ones_are_refused(checkpoint, tmp_p
         labkit.load(folder, options={"colour": "red"})
 
 
-def test_what_this_version_does_not_have_is_refused_and_not_ignored(checkpoint):
-    assert labkit.load(checkpoint, fast=False).checkpoint.notes == ()
-    with pytest.raises(ConfigError, match="fast"):
-        labkit.load(checkpoint, fast=True)
+def test_a_revision_of_what_is_no_hub_model_is_refused_and_not_ignored(checkpoint):
     with pytest.raises(ConfigError, match="revision='main': only a hub model"):
         labkit.load(checkpoint, revision="main")
 

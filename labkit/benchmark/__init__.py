@@ -1,14 +1,15 @@
 """How fast a model is, and how sure that is: rounds in turns, runs as the unit, intervals with every number."""
 
 from .effects import MEASURES, SamplingEffects, sampling_effects
-from .engines import ENGINES, Labkit, Transformers
+from .engines import ENGINES, Labkit, Plain, Transformers
 from .intervals import Ratio, Summary, paired, unpaired
+from .llama_cpp import LlamaCpp
 from .machine import cache_bytes, weight_bytes
 from .record import benchmark, compare, markdown, prompts, read, write
 from .timing import Case, Engine, Measurement, Run, measure
 
 __all__ = [
-    "ENGINES", "MEASURES", "Case", "Engine", "Labkit", "Measurement", "Ratio", "Run", "SamplingEffects", "Summary",
-    "Transformers", "benchmark", "cache_bytes", "compare", "markdown", "measure", "paired", "prompts", "read",
-    "sampling_effects", "unpaired", "weight_bytes", "write",
+    "ENGINES", "MEASURES", "Case", "Engine", "Labkit", "LlamaCpp", "Measurement", "Plain", "Ratio", "Run",
+    "SamplingEffects", "Summary", "Transformers", "benchmark", "cache_bytes", "compare", "markdown", "measure",
+    "paired", "prompts", "read", "sampling_effects", "unpaired", "weight_bytes", "write",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from ..generation.rows import Row
 from ..generation.run import settings_for
 from ..generation.steps import Feed
 from ..language_model import LanguageModel
+from ..layers.packed import plain
 from ..sampling import Sampler
+from ..sampling.orders import TRANSFORMERS_WARPERS
 from ..settings import LABKIT_RULES, Settings
+from .llama_cpp import LlamaCpp
 from .timing import Engine, Mark, unmarked
 
 
@@ -46,6 +50,15 @@ class Labkit:
         return [row.ids for row in running]
 
 
+class Plain(Labkit):
+    """labkit without the fast path, on the same weights."""
+
+    name = "plain"
+
+    def __init__(self, lm: LanguageModel, settings: Settings):
+        super().__init__(replace(lm, model=plain(lm.model)), settings)
+
+
 class Transformers:
     """transformers' own ``generate``, on the same weights in the same dtype, with the same settings.
 
@@ -67,7 +80,8 @@ class Transformers:
         if missing := sorted(stages.keys() - self.STAGES):
             raise ConfigError(f"transformers has no {', '.join(missing)}; leave that out to compare with it")
         greedy = settings.greedy or settings.temperature == 0
-        sampling = {"do_sample": False} if greedy else {"do_sample": True, "top_k": 0, **stages}
+        lasting = {name: value for name, value in stages.items() if name not in TRANSFORMERS_WARPERS}
+        sampling = {"do_sample": False, **lasting} if greedy else {"do_sample": True, "top_k": 0, **stages}
         with warnings.catch_warnings(), torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
             warnings.simplefilter("ignore")  # what it warns of when imported is not about this model
             transformers = imported()
@@ -128,4 +142,8 @@ def imported() -> Any:
 
 
 # What --against names.
-ENGINES: Mapping[str, Callable[[LanguageModel, Settings], Engine]] = {"hf": Transformers}
+ENGINES: Mapping[str, Callable[[LanguageModel, Settings], Engine]] = {
+    "hf": Transformers,
+    "llama.cpp": LlamaCpp,
+    "plain": Plain,
+}

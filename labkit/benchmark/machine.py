@@ -60,9 +60,15 @@ def torch_facts() -> dict[str, Any]:
     }
 
 
+# What pip calls a package, where it is not what Python calls it.
+DISTRIBUTIONS = {"llama_cpp": "llama-cpp-python"}
+
+
 def versions(*packages: str) -> dict[str, str]:
     """Of labkit, and of those of the packages that are loaded."""
-    return {name: metadata.version(name) for name in ("labkit", *packages) if name in sys.modules}
+    return {
+        name: metadata.version(DISTRIBUTIONS.get(name, name)) for name in ("labkit", *packages) if name in sys.modules
+    }
 
 
 def commit() -> tuple[str | None, bool]:

@@ -17,6 +17,7 @@ from ..tokenizers.base import OnSpecial, OnUnknown
 from . import machine
 from .engines import ENGINES, Labkit
 from .intervals import Ratio, Summary, paired, unpaired
+from .llama_cpp import LlamaCpp
 from .timing import Case, Engine, Measurement, measure
 from .timing import threads as torch_threads
 
@@ -91,7 +92,11 @@ def benchmark(
             for engine in engines
         }
         agree = {name: same_ids(cases, name) if ours.settings.greedy else None for name in against}
-        touched = {key: step_bytes(lm, ours.settings, *key[1:], new_tokens) for key in cases}
+        # How many bytes its step reads of a file of other types, step_bytes cannot say.
+        own_types = () if lm.checkpoint.dtype == "F32" else (LlamaCpp.name,)
+        touched = {
+            key: None if key[0] in own_types else step_bytes(lm, ours.settings, *key[1:], new_tokens) for key in cases
+        }
         main = next(iter(cases))
         rss_before = machine.rss_peak_mib()
         bandwidth = machine.MemoryBandwidth(touched[main] or machine.weight_bytes(lm)[1], lm.device)
@@ -107,6 +112,8 @@ def benchmark(
         busy = others.share()
         # Ours was there all the time, so a new peak includes it, and an old one does not.
         rss_peak = max(rss_before, machine.rss_peak_mib() - bandwidth.buffer.nbytes / machine.MIB)
+    if LlamaCpp.name in against:
+        notes += (f"llama.cpp multiplies with the file's {lm.checkpoint.dtype}, labkit with {weight_dtype(lm)}.",)
     if busy > BUSY:
         notes += (f"Other programs used {busy:.0%} of the CPU meanwhile; measure again when they have ended.",)
     paces = [run.pace for found in timed.values() for run in found.runs if run.pace]
@@ -125,7 +132,7 @@ def benchmark(
         "commit_changed": changed,
         "platform": machine.platform_facts() | {"other_programs": busy},
         "torch": machine.torch_facts() | ({"threads": threads} if threads else {}),
-        "versions": machine.versions("torch", "numpy", "transformers"),
+        "versions": machine.versions("torch", "numpy", "transformers", "llama_cpp"),
         "device": machine.device_facts(lm.device),
         "model": model_facts(lm, source) | {"load_seconds": load_seconds},
         "generation": {
@@ -220,12 +227,17 @@ def model_facts(lm: LanguageModel, source: str) -> Record:
         "name": facts.path.name,
         "family": facts.family,
         "format": facts.format,
-        "dtype": str(lm.model.lm_head.weight.dtype).removeprefix("torch."),
-        "fast_path": False,
+        "dtype": weight_dtype(lm),
+        "fast_path": lm.fast,
         "sha256": facts.sha256,
         "weight_mib": held / machine.MIB,
         "weight_mib_read_per_step": read / machine.MIB,
     }
+
+
+def weight_dtype(lm: LanguageModel) -> str:
+    """float32, say."""
+    return str(lm.model.lm_head.weight.dtype).removeprefix("torch.")
 
 
 def markdown(record: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ class Counts(click.ParamType[Any]):
 @option(LENGTH, "--batch-sizes", type=Counts(), default=(1,), help="Rows at once: 1,8,32.")
 @option(LENGTH, "--contexts", type=Counts(), default=(), help="Prompt lengths to measure besides: 128,512.")
 @option(MODEL, "--threads", type=click.IntRange(1), help="Of torch; left out: as many as it takes itself.")
-@option(OUTPUT, "--against", multiple=True, help="Another engine on the same weights: hf.")
+@option(OUTPUT, "--against", multiple=True, help="Another engine on the same weights: hf, llama.cpp, plain.")
 @option(OUTPUT, "--compare", "old_path", metavar="OLD.json", help="Is anything slower than it was then?")
 @option(
     OUTPUT, "--tolerance", type=click.FloatRange(0, 1), default=0.05, show_default=True,
@@ -148,7 +148,10 @@ def show(record: Mapping[str, Any], compared: Sequence[Mapping[str, Any]]) -> No
     )
     if record["ratios"]:
         show_rows(
-            [place(row) | {"rate": row["rate"], f"labkit / {row['against']}": times(row)} for row in record["ratios"]]
+            [
+                place(row) | {"rate": row["rate"], "against": row["against"], "labkit is": times(row)}
+                for row in record["ratios"]
+            ]
         )
         for name, same in record["same_ids"].items():
             click.echo("" if same is None else f"{name} makes {'the same' if same else 'OTHER'} tokens\n")

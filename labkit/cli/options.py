@@ -47,6 +47,7 @@ MODEL_OPTIONS = (
     option(MODEL, "--tokenizer", help='"char" or "bpe", to use instead of what the checkpoint says.'),
     option(MODEL, "--device", help="auto, cpu, cuda, mps; an absent one becomes the CPU."),
     option(MODEL, "--dtype", help="auto, float32, float16 or bfloat16."),
+    option(MODEL, "--fast", is_flag=True, help="Compute large matrices from packed copies (CPU); last digits differ."),
     option(
         MODEL, "--model-option", multiple=True, type=Pair(str, plain, "softcap=15"), metavar="NAME=VALUE",
         help="What a file cannot reveal: window=configured, query_positions=token, softcap=20.",
@@ -132,6 +133,7 @@ class Model:
     meta: str | None = None
     revision: str | None = None
     options: Mapping[str, Any] | None = None
+    fast: bool = False
 
     @classmethod
     def of(cls, params: dict[str, Any]) -> "Model":
@@ -145,7 +147,7 @@ class Model:
         named = [name for name in (source, checkpoint, hub) if name is not None]
         if len(named) != 1:
             raise click.UsageError("name one checkpoint, as SOURCE or with --checkpoint (shipped: shakespeare-char)")
-        rest = {name: params.pop(name) for name in ("device", "dtype", "tokenizer", "meta", "revision")}
+        rest = {name: params.pop(name) for name in ("device", "dtype", "tokenizer", "meta", "revision", "fast")}
         return cls(named[0], **rest, options=dict(params.pop("model_option")) or None)
 
     def load(self, dialect: str = "labkit") -> "LanguageModel":
@@ -158,7 +160,7 @@ class Model:
             dtype = system.dtype_without_gpu.get(dtype, dtype)
         return load(
             self.source, device=device, dtype=dtype, tokenizer=self.tokenizer, meta=self.meta,
-            revision=self.revision, options=self.options,
+            revision=self.revision, options=self.options, fast=self.fast,
         )  # fmt: skip
 
 
