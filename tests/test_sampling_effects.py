@@ -8,7 +8,7 @@ from widget_driver import PROMPT, small_alphabet, tiny_model
 import labkit
 from labkit.benchmark import effects
 from labkit.benchmark.effects import repeated, sampling_effects
-from labkit.errors import ConfigError
+from labkit.errors import ConfigError, LabkitError
 from labkit.generation import Generation
 from labkit.settings import Settings
 
@@ -62,3 +62,16 @@ def test_every_point_of_the_grid_has_the_same_draws_and_an_interval(lm):
 def test_what_cannot_be_measured_is_said_in_one_line(lm, grid, options, said):
     with pytest.raises(ConfigError, match=said):
         sampling_effects(lm, PROMPT, grid, progress=False, **{"max_new_tokens": 20} | options)
+
+
+def test_a_setting_that_is_wrong_at_the_end_of_the_grid_is_refused_before_the_model_writes():
+    asked = []
+
+    def never(ids):
+        asked.append(ids)
+        raise AssertionError("nothing should run")
+
+    lm = labkit.wrap(never, tokenizer=small_alphabet(), vocab_size=small_alphabet().vocab_size)
+    with pytest.raises(LabkitError, match="top_p is 0"):
+        sampling_effects(lm, PROMPT, {"top_p": [1.0, 0.0]}, progress=False)
+    assert not asked

@@ -81,10 +81,11 @@ def sampling_effects(
     if n < 2:
         raise ConfigError(f"n is {n}; an interval needs at least 2 texts")
     base = (settings or Settings()).replace(**changes)
+    every = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    chosen = [(point, base.replace(**point)) for point in every]  # a wrong one is refused before any runs
     points = []
-    for values in tqdm(list(product(*grid.values())), desc="settings", disable=not progress, leave=False):
-        point = dict(zip(grid, values, strict=True))
-        (texts,) = generate_batch(lm, [prompt], base.replace(**point), n=n)
+    for point, combined in tqdm(chosen, desc="settings", disable=not progress, leave=False):
+        (texts,) = generate_batch(lm, [prompt], combined, n=n)
         points.append((point, measures(texts)))
     return SamplingEffects(tuple(grid), tuple(points))
 
