@@ -1,12 +1,20 @@
 """How labkit writes a file: whole or not at all."""
 
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from .errors import LabkitError
+
+
+def check_writable(path: Path) -> None:
+    """Raises OSError if there can be no file beside ``path``; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -163,3 +163,15 @@ def test_the_exit_status_is_1_where_something_became_slower_and_0_otherwise(caps
 def test_what_goes_wrong_is_said_in_one_line(capsys, arguments, status, words):
     found, _, err = run(capsys, *arguments)
     assert found == status and words in err.splitlines()[-1]
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    status, out, err = run(capsys, "shakespeare-char", *QUICK, "--json-out", str(tmp_path / "file" / "b.json"))
+    assert status == 1 and not out and err.count("\n") == 1 and "fault of labkit" not in err
+
+
+def test_two_results_do_not_go_into_one_file(capsys, tmp_path):
+    same = str(tmp_path / "b.json")
+    status, _, err = run(capsys, "shakespeare-char", *QUICK, "--json-out", same, "--md-out", same)
+    assert status == 2 and "name two files" in err and not Path(same).exists()

@@ -279,6 +279,14 @@ def test_conditions_that_differ_are_named(record):
     assert len(differences) == 2
 
 
+def test_the_fast_path_is_named_and_compared_at_one_pace(record):
+    fast = with_rates(record, 1.5)
+    fast["model"]["fast_path"] = True
+    (row, *_), differences = compare(with_rates(record, 1), fast)
+    assert row["verdict"] == "faster" and row["pace"] == 1
+    assert differences == ["model.fast_path was False and is True"]
+
+
 def test_records_without_a_case_in_common_are_refused(record):
     other = with_rates(record, 1)
     other["measurements"] = [m | {"prompt_tokens": 99} for m in other["measurements"]]
@@ -286,7 +294,10 @@ def test_records_without_a_case_in_common_are_refused(record):
         compare(record, other)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"results": {}}', '{"results": {"tokens_per_sec": {"mean": null}}}'])
+NO_RECORDS = ["", "[]", '{"results": {}}', '{"results": {"tokens_per_sec": {"mean": null}}}', "[" * 99999]
+
+
+@pytest.mark.parametrize("text", NO_RECORDS, ids=range(len(NO_RECORDS)))
 def test_what_is_no_record_is_refused(tmp_path: Path, text):
     path = tmp_path / "old.json"
     path.write_text(text)
@@ -308,3 +319,40 @@ def test_the_tiny_models_of_every_family_have_bytes_to_read():
 def test_the_record_says_the_threads_it_was_measured_with(lm, threads):
     found = benchmark(lm, "To be", new_tokens=3, iterations=1, warmup_tokens=0, threads=threads)
     assert found["torch"]["threads"] == threads
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda r: r["measurements"][0]["tokens_per_sec"].update(values=[]),
+        lambda r: r["measurements"][0]["tokens_per_sec"].update(values=[1.0, 0.0]),
+        lambda r: r["measurements"][0]["tokens_per_sec"].update(values=[1.0, -3.0]),
+        lambda r: r["measurements"][0]["tokens_per_sec"].update(values=[1.0, float("nan")]),
+        lambda r: r["measurements"][0]["tokens_per_sec"].update(values=["1", "2"]),
+        lambda r: r["measurements"][0].update(tokens_per_sec=None),
+        lambda r: r["measurements"][0].update(pace={"mean": 0}),
+        lambda r: r["measurements"][0].pop("batch_size"),
+        lambda r: r.update(measurements=7),
+        lambda r: r.pop("device"),
+        lambda r: r.update(generation=[]),
+    ],
+)
+def test_a_record_that_was_damaged_is_refused(record, tmp_path, damage):
+    damaged = copy.deepcopy(record)
+    damage(damaged)
+    (tmp_path / "old.json").write_text(json.dumps(damaged))
+    with pytest.raises(ConfigError, match="is not the JSON of a benchmark"):
+        read(tmp_path / "old.json")
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, 1.5, float("nan")])
+def test_a_tolerance_is_a_share(record, tolerance):
+    with pytest.raises(ConfigError, match="it must be a share from 0 to 1"):
+        compare(record, record, tolerance)
+
+
+def test_what_can_never_be_held_or_only_waits_is_refused_before_it_is_made(lm):
+    with pytest.raises(ConfigError, match="100000000000 rows of 261 tokens have .* MiB of keys and values"):
+        benchmark(lm, "To be", batch_sizes=(10**11,))
+    with pytest.raises(ConfigError, match="threads is 100000; with more than"):
+        benchmark(lm, "To be", threads=100_000)

@@ -30,8 +30,9 @@ def test_it_runs_twenty_times_without_a_hang_and_always_says_the_same(path, tmp_
         assert done.returncode == 0, done.stderr[-2000:]
         cells = nbformat.read(tmp_path / f"{i}.ipynb", as_version=4).cells
         said = [cell for cell in cells if "nbval-ignore-output" not in cell.metadata.get("tags", [])]
-        return [output.text for cell in said for output in cell.get("outputs", []) if output.get("name") == "stdout"]
+        # What a cell prints may come in several pieces.
+        return ["".join(out.text for out in cell.get("outputs", []) if out.get("name") == "stdout") for cell in said]
 
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         texts = list(pool.map(run, range(TIMES)))
-    assert texts[0] and all(text == texts[0] for text in texts)
+    assert any(texts[0]) and all(text == texts[0] for text in texts)

@@ -1,11 +1,12 @@
 """How fast a model is, and how sure that is: rounds in turns, runs as the unit, intervals with every number."""
 
+from .comparison import compare, read
 from .effects import MEASURES, SamplingEffects, sampling_effects
 from .engines import ENGINES, Labkit, Plain, Transformers
 from .intervals import Ratio, Summary, paired, unpaired
 from .llama_cpp import LlamaCpp
 from .machine import cache_bytes, weight_bytes
-from .record import benchmark, compare, markdown, prompts, read, write
+from .record import benchmark, markdown, prompts, write
 from .timing import Case, Engine, Measurement, Run, measure
 
 __all__ = [

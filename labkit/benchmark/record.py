@@ -1,11 +1,13 @@
 """A benchmark as one record: the reference benchmark's JSON with everything else beside it, and its Markdown row."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from ..errors import ConfigError
@@ -16,7 +18,7 @@ from ..settings import Settings, off_value
 from ..tokenizers.base import OnSpecial, OnUnknown
 from . import machine
 from .engines import ENGINES, Labkit
-from .intervals import Ratio, Summary, paired, unpaired
+from .intervals import Summary, paired
 from .llama_cpp import LlamaCpp
 from .timing import Case, Engine, Measurement, measure
 from .timing import threads as torch_threads
@@ -24,19 +26,13 @@ from .timing import threads as torch_threads
 Record = dict[str, Any]
 Key = tuple[str, int, int]  # engine, rows, prompt tokens
 BUSY = 0.08  # of the machine, by others: from here on a note says so
+THREADS_A_CORE = 4  # more would but wait for each other
 UNSTEADY = 1.5  # times the slowest pace was the fastest: from here on a note says so
 RATES = ("tokens_per_sec", "prefill_tokens_per_sec", "decode_tokens_per_sec")
 HEADER = (
     "| Device | Source | Model size (params M) | KV-cache | gen_tokens | mean tok/s | peak VRAM MiB |\n"
     "|---|---|---:|---|---:|---:|---:|\n"
 )
-LONE = (1, None)  # rows, prompt tokens of the one case of the reference benchmark
-# What must be the same for two records to be about the code alone: what it ran on, and what was asked.
-CONDITIONS = (
-    ("platform", "cpu"), ("device", "name"), ("torch", "version"), ("torch", "threads"), ("model", "sha256"),
-    ("model", "params_m"), ("model", "dtype"),
-)  # fmt: skip
-ASKED = (("generation", "prompt"), ("generation", "gen_tokens"), ("generation", "use_kv_cache"))
 
 
 def benchmark(
@@ -78,6 +74,9 @@ def benchmark(
     for name, values in (*sizes, ("threads", [threads or 1])):
         if wrong := [value for value in values if type(value) is not int or value < 1]:
             raise ConfigError(f"{name} is {wrong[0]!r}; it must be a whole number from 1")
+    most_threads = THREADS_A_CORE * (os.cpu_count() or 1)
+    if threads and threads > most_threads:
+        raise ConfigError(f"threads is {threads}; with more than {most_threads} here they only wait for each other")
     if strange := [name for name in against if name not in ENGINES]:
         raise ConfigError(f"engine {strange[0]!r} is unknown; there is {', '.join(ENGINES)}")
     with torch_threads(threads):
@@ -85,6 +84,7 @@ def benchmark(
         ours = Labkit(lm, settings)
         engines: list[Engine] = [ours, *(ENGINES[name](lm, settings) for name in against)]
         lengths = dict.fromkeys([len(ids), *contexts])
+        check_memory(lm, max(batch_sizes), max(lengths) + new_tokens)
         cases = {
             (engine.name, batch, length): Case(engine, prompts(lm, ids, batch, length), new_tokens)
             for batch in dict.fromkeys(batch_sizes)
@@ -161,6 +161,16 @@ def benchmark(
         "same_ids": agree,
         "notes": list(notes),
     }
+
+
+def check_memory(lm: LanguageModel, rows: int, length: int) -> None:
+    """Refuse what could never be held, before anything of that size is made."""
+    needed, held = rows * machine.cache_bytes(lm, length), psutil.virtual_memory().total
+    if needed > held:
+        raise ConfigError(
+            f"{rows} rows of {length} tokens have {needed / machine.MIB:,.0f} MiB of keys and values, and this machine "
+            f"has {held / machine.MIB:,.0f} MiB of memory; take fewer rows"
+        )
 
 
 def same_ids(cases: Mapping[Key, Case], against: str) -> bool:
@@ -260,87 +270,3 @@ def write(record: Mapping[str, Any], path: str | Path) -> None:
     """Write a record as JSON."""
     text = json.dumps(record, indent=2, ensure_ascii=False)
     atomic_write(Path(path), lambda file: file.write(text.encode()))
-
-
-def read(path: str | Path) -> Record:
-    """A record of ``write``, or of the reference benchmark.
-
-    Raises:
-        ConfigError: it cannot be read, or is something else.
-    """
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-        float(record["results"]["tokens_per_sec"]["mean"])
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: is not the JSON of a benchmark ({type(error).__name__}: {error})") from None
-    return record
-
-
-def compare(old: Mapping[str, Any], new: Mapping[str, Any], tolerance: float = 0.05) -> tuple[list[Record], list[str]]:
-    """Where labkit is faster or slower in ``new`` than in ``old``, case by case.
-
-    Of one machine, torch and model, the ratio is that at the same pace of the machine, where both records have it: what
-    neighbours do in the hours between changes both the decoding and the pace.
-
-    Args:
-        tolerance: a difference of at most this share is noise, whatever the intervals say (see ``Ratio.verdict``).
-
-    Returns:
-        A row for each case that both have: its place, both means as measured, ``pace`` (the new one by the old one, if
-        it was taken into account, or None), the ratio with its 99 % interval and the verdict.
-        And what else differs between the two, in sentences.
-    """
-    before, after = places(old), places(new)
-    if not ("measurements" in old and "measurements" in new):
-        before, after = ({LONE: record["results"]} for record in (old, new))
-    shared = [place for place in after if place in before]
-    if not shared:
-        raise ConfigError("the two benchmarks have no case in common: no batch size with a prompt length")
-    conditions = differences(old, new, CONDITIONS)
-    rows = [
-        dict(zip(("batch_size", "prompt_tokens"), place, strict=True))
-        | compared(before[place], after[place], not conditions, tolerance)
-        for place in shared
-    ]
-    return rows, conditions + differences(old, new, ASKED) + other_settings(old, new)
-
-
-def compared(old: Mapping[str, Any], new: Mapping[str, Any], same_machine: bool, tolerance: float) -> Record:
-    """One case."""
-    b, a = old["tokens_per_sec"], new["tokens_per_sec"]
-    ratio, pace = Ratio(a["mean"] / b["mean"]), None
-    if "values" in b and "values" in a:  # the reference benchmark does not write them
-        before, after = ((found.get("pace") if same_machine else None) for found in (old, new))
-        if before and after:
-            ratio = unpaired(a["values"], b["values"], (after["values"], before["values"]))
-            pace = after["mean"] / before["mean"]
-        else:
-            ratio = unpaired(a["values"], b["values"])
-    return {"old": b["mean"], "new": a["mean"], "pace": pace, **ratio.to_dict(), "verdict": ratio.verdict(tolerance)}
-
-
-def places(record: Mapping[str, Any]) -> dict[tuple[Any, ...], Record]:
-    """What was measured of labkit in every case."""
-    return {
-        (found["batch_size"], found["prompt_tokens"]): found
-        for found in record.get("measurements", ())
-        if found["engine"] == Labkit.name
-    }
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], conditions: Sequence[tuple[str, str]]) -> list[str]:
-    """Conditions that both records state, and not alike."""
-    pairs = [(f"{section}.{name}", *(r[section].get(name) for r in (old, new))) for section, name in conditions]
-    return [f"{what} was {a!r} and is {b!r}" for what, a, b in pairs if None not in (a, b) and a != b]
-
-
-def other_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Settings that both records state, and not alike."""
-    before, after = (record["generation"].get("settings", {}) for record in (old, new))
-    return [
-        f"the setting {name} was {before[name]!r} and is {value!r}"
-        for name, value in after.items()
-        if name != "max_new_tokens" and None not in (before.get(name), value) and before[name] != value
-    ]

@@ -99,6 +99,10 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         fail(str(error))
+    except OSError as error:  # a full disk, a folder that may not be written to
+        if debug:
+            raise
+        fail(f"{error.filename or 'a file'}: {error.strerror or error}")
     except Exception as error:
         if debug:
             raise

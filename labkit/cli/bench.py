@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..errors import ConfigError, LabkitError
-from ..files import atomic_write
+from ..files import atomic_write, check_writable
 from ..language_model import LanguageModel
 from ..tokenizers.base import OnSpecial, OnUnknown
 from .compare import show_rows
@@ -81,6 +81,10 @@ def command(
     gen_tokens = settings.max_new_tokens if request.origins.get("max_new_tokens") == "option" else GEN_TOKENS
     if gen_tokens < 1:
         raise click.UsageError("--gen-tokens must be > 0")
+    if json_out and md_out and json_out.absolute() == md_out.absolute():
+        raise click.UsageError(f"--json-out and --md-out are both {json_out}; name two files")
+    for path in filter(None, (json_out, md_out)):
+        check_writable(path)  # a minute later would be too late
     if settings.dialect == "labcore" and on_hub and not click.get_current_context().params["config"]:
         settings = settings.replace(use_cache=settings.use_cache and "use_cache" in request.origins)
     old = benchmark.read(old_path) if old_path else None
@@ -107,18 +111,18 @@ def command(
         special=special,
     )
     tell_notes(record["notes"])
-    if json_out:
-        benchmark.write(record, json_out)
-        click.echo(f"JSON written to: {json_out}", err=True)
-    if md_out:
-        atomic_write(md_out, lambda file: file.write(benchmark.markdown(record).encode()))
-        click.echo(f"Markdown written to: {md_out}", err=True)
     compared, differences = benchmark.compare(old, record, tolerance) if old else ([], [])
     tell_notes([f"not the same as in {old_path}: {difference}" for difference in differences])
     if as_json:
         click.echo(json.dumps(record | ({"compared": compared} if old else {}), ensure_ascii=False))
     else:
         show(record, compared)
+    if json_out:
+        benchmark.write(record, json_out)
+        click.echo(f"JSON written to: {json_out}", err=True)
+    if md_out:
+        atomic_write(md_out, lambda file: file.write(benchmark.markdown(record).encode()))
+        click.echo(f"Markdown written to: {md_out}", err=True)
     if slower := [row for row in compared if row["verdict"] == "slower"]:
         worst = min(slower, key=lambda row: row["ratio"])
         raise LabkitError(
