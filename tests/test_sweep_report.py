@@ -31,15 +31,15 @@ def test_a_curve_has_the_mean_and_students_interval(table):
     assert [(point["odd name"], point["t"]) for point in points] == [(0.9, 0.5), (0.9, 1.0), (1.0, 0.5), (1.0, 1.0)]
     values = [row["y"] for row in table.rows() if row["t"] == 1.0 and row["odd name"] == 0.9]
     low, high = stats.t.interval(0.95, len(values) - 1, loc=sum(values) / len(values), scale=stats.sem(values))
-    assert points[1]["n"] == 4
+    assert points[1]["runs"] == 4
     assert points[1]["low"] == pytest.approx(low)
     assert points[1]["high"] == pytest.approx(high)
-    assert [point["n"] for point in curve(table, "t", "y")] == [8, 8]
+    assert [point["runs"] for point in curve(table, "t", "y")] == [8, 8]
 
 
 def test_one_run_has_a_mean_and_no_interval(table):
     point = curve(table, "seed", "y", "run_key")[0]
-    assert (point["n"], point["low"], point["high"]) == (1, None, None)
+    assert (point["runs"], point["low"], point["high"]) == (1, None, None)
 
 
 @pytest.mark.parametrize("names", [("nothing", "y"), ("t", "nothing"), ("t", "y", "nothing")])
@@ -54,9 +54,9 @@ def test_a_mean_of_words_is_refused(table):
 
 
 def test_a_parameter_with_a_name_of_the_curve_is_refused(tmp_path):
-    write_table([{"n": 1, "y": 2.0}], tmp_path / "results.parquet")
-    with pytest.raises(LabkitError, match="give the parameter n another name"):
-        curve(Results(tmp_path / "results.parquet"), "n", "y")
+    write_table([{"runs": 1, "y": 2.0}], tmp_path / "results.parquet")
+    with pytest.raises(LabkitError, match="give the parameter runs another name"):
+        curve(Results(tmp_path / "results.parquet"), "runs", "y")
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=20))

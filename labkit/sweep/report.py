@@ -6,7 +6,7 @@ from ..errors import LabkitError
 from .results import Results, Row
 
 CONFIDENCE = 0.95
-OWN = ("n", "mean", "low", "high")  # names in the points of a curve
+OWN = ("runs", "mean", "low", "high")  # names in the points of a curve
 NUMBERS = ("BIGINT", "DOUBLE")
 
 
@@ -14,10 +14,10 @@ def curve(table: Results, x: str, y: str, by: str | None = None) -> list[Row]:
     """The mean of ``y`` at every value of ``x`` (and of ``by``), over seeds and whatever else varies.
 
     Returns:
-        Rows {by, x, n, mean, low, high}; low and high are Student's 95 % interval of the mean, None for one run.
+        Rows {by, x, runs, mean, low, high}; low and high are Student's 95 % interval of the mean, None for one run.
 
     Raises:
-        LabkitError: the table has no such column, ``y`` holds no numbers, or x or by is called n, mean, low or high.
+        LabkitError: the table has no such column, ``y`` holds no numbers, or x or by is called runs, mean, low or high.
     """
     from scipy.stats import t
 
@@ -28,13 +28,13 @@ def curve(table: Results, x: str, y: str, by: str | None = None) -> list[Row]:
     (kind,) = (row["column_type"] for row in table.sql("DESCRIBE runs") if row["column_name"] == y)
     if kind not in NUMBERS:
         raise LabkitError(f"{table.path.parent}: the column {y} holds no numbers ({kind}), so it has no mean")
-    query = f"""SELECT {", ".join(names)}, count({value}) AS n, avg({value}) AS mean,
+    query = f"""SELECT {", ".join(names)}, count({value}) AS runs, avg({value}) AS mean,
         stddev_samp({value}) / sqrt(count({value})) AS error
         FROM runs WHERE {value} IS NOT NULL GROUP BY ALL ORDER BY ALL"""
     rows = []
     for row in table.sql(query):
         error = row.pop("error")
-        half = None if error is None else error * float(t.ppf((1 + CONFIDENCE) / 2, row["n"] - 1))
+        half = None if error is None else error * float(t.ppf((1 + CONFIDENCE) / 2, row["runs"] - 1))
         rows.append(row | dict.fromkeys(("low", "high")))
         if half is not None:
             rows[-1] |= {"low": row["mean"] - half, "high": row["mean"] + half}
