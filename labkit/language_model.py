@@ -124,8 +124,8 @@ def load(
         meta: a meta file to use instead of the one beside the model.
         revision: branch, tag or commit of a hub model.
         options: what a file cannot reveal, by family (nanochat: softcap 15 or 20).
-        fast: True computes large matrices from a packed copy of them, on the CPU: up to twice as fast, with logits that
-            differ in their last digits (see ``layers.packed``). None and False: as they are.
+        fast: True computes large matrices from a packed copy of them, on the CPU: faster, most of all with several rows
+            or a long prompt, with logits that differ in their last digits (see ``layers.packed``). None and False: not.
 
     Raises:
         CheckpointError: what failed, with the numbers, and what to do.

@@ -1,8 +1,8 @@
 """The fast path on the CPU: products with weights in oneDNN's own order.
 
-With one or a few rows torch hands a product to a library that uses a part of the memory's bandwidth on some processors.
-oneDNN, which is in torch, reads a packed copy of the weights at up to twice that speed. It adds up in another order, so
-logits differ in their last digits; everything else about the model stays as it is, hooks included.
+With few rows torch hands a product to a library that, on some processors, uses but a part of the memory's bandwidth.
+oneDNN, which is in torch, reads a packed copy of the weights faster (docs/decisions/0007). It adds up in another order,
+so logits differ in their last digits; everything else about the model stays as it is, hooks included.
 """
 
 import copy
