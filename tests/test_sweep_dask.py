@@ -1,5 +1,6 @@
 """Sweeps on a real dask scheduler with real workers, on loopback."""
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -91,6 +92,15 @@ def test_something_that_listens_but_is_no_scheduler_is_one_line_and_no_hang(fold
     assert result.returncode == 1
     assert "no dask scheduler answers" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_where_an_event_loop_is_running_a_scheduler_is_looked_for_too(folder, monkeypatch):
+    monkeypatch.setattr("labkit.sweep.workers.CONNECT", 1)
+
+    async def in_a_notebook() -> str:
+        return sweep(folder, "--engine", "dask", "--scheduler", "tcp://127.0.0.1:1").stderr
+
+    assert "no dask scheduler answers at tcp://127.0.0.1:1" in asyncio.run(in_a_notebook())
 
 
 @pytest.mark.parametrize(

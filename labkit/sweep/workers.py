@@ -66,7 +66,8 @@ def dask(address: str | None, jobs: int | None, threads: int | None) -> Iterator
         cluster = LocalCluster(n_workers=jobs, threads_per_worker=1, host="127.0.0.1", dashboard_address=None)
     try:
         if address is not None:
-            asyncio.run(reach(address))
+            with ThreadPoolExecutor(1) as aside:  # in a notebook a loop is running here already
+                aside.submit(lambda: asyncio.run(reach(address))).result()
         client = Client(cluster or address, timeout=CONNECT, set_as_default=False)
     except (OSError, TimeoutError, ValueError, TypeError) as error:  # TypeError: tls:// without certificates
         reason = str(error).partition("\n")[0] or f"not within {CONNECT} s"
