@@ -390,7 +390,8 @@ class Chat(SettingsPanel):
             self.fail(error)
         rows = chat.rows(self.lm, self.conversation, settings)
         with self.screen.lock:
-            if self.screen.answer is None:  # none has been begun meanwhile, by another thread
+            # Another thread may have begun an answer meanwhile, or ended one.
+            if self.screen.answer is None and said is self.dialogue.said:
                 self.screen.show(said, rows)
         self._repaint_around()
 
